@@ -1,0 +1,150 @@
+"""What a data set is to the rest of segjax: random access to images and their annotations, and a list of its faults."""
+
+import collections
+import dataclasses
+import threading
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+ImageId = int | str
+
+
+class DataError(ValueError):
+    """Data that cannot be used. The message is one sentence: what, where (file, image id, annotation id), how to mend it."""
+
+
+class ImageInfo(NamedTuple):
+    """What is known of an image without decoding it."""
+
+    image_id: ImageId
+    path: str
+    height: int
+    width: int
+
+
+class KeypointNames(NamedTuple):
+    """The joints of a data set with keypoints."""
+
+    names: tuple[str, ...]
+    skeleton: tuple[tuple[int, int], ...]
+    """Pairs of 0-based joint indices that are drawn as a line."""
+    flip: tuple[int, ...]
+    """`flip[i]` is the joint that joint i becomes in a mirrored image."""
+    sigmas: tuple[float, ...] | None = None
+    """Per-joint standard deviations of the OKS (COCO keypoint evaluation), where the data set states them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """The usable objects of one image, in the pixels of the image file. `n` objects, none of them padding."""
+
+    boxes: Float[np.ndarray, "n 4"]
+    """`xyxy`, inside the image, of positive size."""
+    labels: Int[np.ndarray, "n"]
+    """0-based ids into the source's `classes`."""
+    areas: Float[np.ndarray, "n"]
+    """In square pixels: of the segmentation where there is one, else of the box. COCO sorts objects by it."""
+    crowd: Bool[np.ndarray, "n"]
+    """COCO's iscrowd: a region of many objects. Not trained on; a detection inside it is neither right nor wrong."""
+    difficult: Bool[np.ndarray, "n"]
+    """VOC's difficult flag. Not trained on; not demanded and not punished in evaluation."""
+    ids: tuple[int | str, ...]
+    """Annotation ids, unique within the source."""
+    segmentations: tuple[Any, ...]
+    """COCO segmentations as stored (polygons or RLE), None where an object has none."""
+    keypoints: Float[np.ndarray, "n k 3"] | None = None
+    """(x, y, visibility); visibility 0: not labelled, 1: hidden, 2: visible. None where the source has no joints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One decoded image with the objects it is trained on. What transforms take and return."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    boxes: Float[np.ndarray, "n 4"]
+    labels: Int[np.ndarray, "n"]
+
+
+class Source(Protocol):
+    """Random access to a data set. Made once, read from several threads, picklable."""
+
+    name: str
+    classes: tuple[str, ...]
+    """The class map: a class id is an index into this."""
+    keypoints: KeypointNames | None
+    problems: "Problems"
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def info(self, index: int) -> ImageInfo:
+        """Id, path and size of image `index`, without decoding it."""
+        ...
+
+    def annotations(self, index: int) -> Annotations:
+        """The usable objects of image `index`."""
+        ...
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Image `index`, decoded to RGB. `DataError` where the file is missing, cut short or not of the stated size."""
+        ...
+
+
+class Problem(NamedTuple):
+    """One fault in the data."""
+
+    kind: str
+    """What is wrong, in a few words that are the same for every case of it: "zero-size box"."""
+    image_id: ImageId
+    annotation_id: int | str | None
+    detail: str
+    action: str
+    """What was done about it: "skipped", "clipped"."""
+
+
+class Problems:
+    """The faults of a data set, each kept once however often it is met. Safe to fill from several threads."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, ImageId, int | str | None], Problem] = {}
+        self._lock = threading.Lock()
+
+    def add(
+        self, kind: str, image_id: ImageId, detail: str, *, action: str, annotation_id: int | str | None = None
+    ) -> bool:
+        """Records a fault; True where it had not been recorded before."""
+        problem = Problem(kind, image_id, annotation_id, detail, action)
+        with self._lock:
+            return self._found.setdefault((kind, image_id, annotation_id), problem) is problem
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self):
+        return iter(list(self._found.values()))
+
+    def counts(self) -> dict[str, int]:
+        """Number of faults by kind, the most frequent first."""
+        return dict(collections.Counter(f"{p.kind} ({p.action})" for p in self).most_common())
+
+    def summary(self, examples: int = 3) -> str:
+        """One line per kind of fault: its count and where the first `examples` of them are. Empty without faults."""
+        by_kind: dict[str, list[Problem]] = {}
+        for problem in self:
+            by_kind.setdefault(f"{problem.kind} ({problem.action})", []).append(problem)
+        lines = []
+        for kind, found in sorted(by_kind.items(), key=lambda item: -len(item[1])):
+            shown = "; ".join(problem.detail for problem in found[:examples])
+            more = f"; and {len(found) - examples} more" if len(found) > examples else ""
+            lines.append(f"{len(found)} x {kind}: {shown}{more}")
+        return "\n".join(lines)
+
+    def __getstate__(self) -> dict:
+        return {"_found": dict(self._found)}
+
+    def __setstate__(self, state: dict) -> None:
+        self._found = state["_found"]
+        self._lock = threading.Lock()
