@@ -1,0 +1,96 @@
+"""Matching of anchors (or proposals) to ground truth by IoU."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int32
+
+from segjax.ops import boxes as box_ops
+
+IGNORE, NEGATIVE, POSITIVE = -1, 0, 1
+
+
+class Matches(NamedTuple):
+    """What each anchor is to learn."""
+
+    target: Int32[Array, "n"]
+    """Index of the ground-truth box with the best IoU, the first of equals; 0 where there is none."""
+    status: Int32[Array, "n"]
+    """IGNORE (-1), NEGATIVE (0) or POSITIVE (1)."""
+    quality: Float[Array, "n"]
+    """The best IoU; 0 where there is no ground truth."""
+
+
+def match(
+    anchors: Float[Array, "n 4"],
+    boxes: Float[Array, "m 4"],
+    valid: Bool[Array, "m"],
+    *,
+    positive_threshold: float,
+    negative_threshold: float,
+    allow_low_quality: bool = False,
+    chunk: int = 64,
+) -> Matches:
+    """Labels each anchor by its best IoU with the valid ground truth.
+
+    POSITIVE at `positive_threshold` and above, NEGATIVE below `negative_threshold`, else IGNORE: the rule of Faster
+    R-CNN (Ren et al. 2015, section 3.1.2) as torchvision's `Matcher` reads it. No gradient flows through.
+
+    Args:
+        anchors: `xyxy` in pixels.
+        boxes: ground truth, `xyxy` in pixels.
+        valid: False for padding, which is never matched.
+        positive_threshold, negative_threshold: IoU in [0, 1].
+        allow_low_quality: also make POSITIVE each anchor whose IoU with some ground truth is the best that ground truth
+            gets from any anchor, equals included. Such an anchor keeps its own best ground truth as its target.
+            Unlike in torchvision, where an object that no anchor overlaps makes all the anchors with IoU 0 positive,
+            such an object claims none.
+        chunk: ground-truth boxes handled at a time. Memory grows with n * min(m, chunk), not with n * m.
+
+    Raises:
+        ValueError: negative_threshold > positive_threshold, or chunk < 1.
+    """
+    if negative_threshold > positive_threshold:
+        raise ValueError(
+            "negative_threshold must not exceed positive_threshold, "
+            f"got negative_threshold={negative_threshold}, positive_threshold={positive_threshold}."
+        )
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got chunk={chunk}.")
+    quality, target, claimed = _best(*lax.stop_gradient((anchors, boxes)), valid, chunk)
+    status = jnp.where(quality < negative_threshold, NEGATIVE, IGNORE)
+    status = jnp.where(quality >= positive_threshold, POSITIVE, status)
+    if allow_low_quality:
+        status = jnp.where(claimed, POSITIVE, status)
+    # Without ground truth the best IoU is 0, which a threshold of 0 would call positive.
+    status = jnp.where(valid.any(), status, NEGATIVE)
+    return Matches(target, status.astype(jnp.int32), quality)
+
+
+def _best(anchors: Array, boxes: Array, valid: Array, chunk: int) -> tuple[Array, Array, Array]:
+    """Best IoU of each anchor, which box it is with, and whether the anchor is the best of some box."""
+    n, m = anchors.shape[0], boxes.shape[0]
+    start = (jnp.zeros(n, jnp.float32), jnp.zeros(n, jnp.int32), jnp.zeros(n, bool))
+    if n == 0 or m == 0:
+        return start
+    chunk = min(chunk, m)
+    padding = -m % chunk
+    boxes, valid = jnp.pad(boxes, ((0, padding), (0, 0))), jnp.pad(valid, (0, padding))
+
+    def step(i, best):
+        quality, target, claimed = best
+        part = lax.dynamic_slice_in_dim(boxes, i * chunk, chunk)
+        part_valid = lax.dynamic_slice_in_dim(valid, i * chunk, chunk)
+        ious = jnp.where(part_valid[:, None], box_ops.iou(part, anchors), 0.0)
+        # Strictly greater: an earlier box keeps the anchor when a later one is only as good.
+        better = ious.max(axis=0) > quality
+        target = jnp.where(better, i * chunk + jnp.argmax(ious, axis=0).astype(jnp.int32), target)
+        peak = ious.max(axis=1, keepdims=True)
+        claimed |= ((ious == peak) & (peak > 0)).any(axis=0)
+        return jnp.maximum(quality, ious.max(axis=0)), target, claimed
+
+    # Only as far as the last valid box: padding costs nothing.
+    last = jnp.max(jnp.where(valid, jnp.arange(valid.shape[0], dtype=jnp.int32) + 1, 0))
+    return jax.lax.fori_loop(0, (last + chunk - 1) // chunk, step, start)

@@ -1,0 +1,178 @@
+"""Exact greedy non-maximum suppression at static shape.
+
+Boxes are taken best first, a block at a time. A block is first compared with the boxes kept so far, which lie close
+together in a buffer, so that the work follows the number of boxes that survive. Within the block a box is kept if no
+earlier kept box of the block overlaps it; this is found by iterating the rule until nothing changes, which happens
+after as many rounds as the longest chain of suppressions, a handful, and gives what the greedy loop gives. There
+is no n x n matrix and no loop over single boxes.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+BLOCK = 256
+
+
+def nms(
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, "n"],
+    *,
+    iou_threshold: float | Float[Array, ""],
+    valid: Bool[Array, "n"] | None = None,
+    max_output: int | None = None,
+) -> Bool[Array, "n"]:
+    """Which boxes greedy non-maximum suppression keeps.
+
+    Best first, each box is kept unless its IoU with a box already kept is greater than `iou_threshold`. Equal to the
+    sequential algorithm at every threshold; of equal scores the lower index goes first.
+
+    Args:
+        boxes: `xyxy`; negative coordinates and boxes without area (IoU 0) are fine.
+        scores: any range. A box whose score is NaN is neither kept nor suppresses others.
+        iou_threshold: a number in [0, 1], which may be traced.
+        valid: False for rows that are neither kept nor suppress others.
+        max_output: keep at most this many, the best; the search ends when they are found.
+    """
+    return _nms(boxes, scores, None, iou_threshold, valid, max_output)
+
+
+def batched_nms(
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, "n"],
+    labels: Int[Array, "n"],
+    *,
+    iou_threshold: float | Float[Array, ""],
+    valid: Bool[Array, "n"] | None = None,
+    max_output: int | None = None,
+) -> Bool[Array, "n"]:
+    """Which boxes are kept when only boxes of the same label (class, pyramid level) suppress each other.
+
+    Labels are compared as they are; boxes are not shifted apart, so coordinates of any sign and size are exact. The work
+    is that of one `nms` a label.
+
+    Args:
+        boxes, scores, iou_threshold, valid: as in `nms`.
+        labels: any integers.
+        max_output: keep at most this many over all labels, the best by score.
+    """
+    return _nms(boxes, scores, labels, iou_threshold, valid, max_output)
+
+
+def top_detections(
+    scores: Float[Array, "n"], keep: Bool[Array, "n"], *, count: int
+) -> tuple[Int[Array, "count"], Bool[Array, "count"]]:
+    """Indices of the `count` best boxes of `keep`, best first, and which of them are there.
+
+    Args:
+        scores: equal ones in order of index.
+        keep: as `nms` gives it.
+        count: may exceed n.
+
+    Returns:
+        (indices, valid); the index is 0 where not valid.
+    """
+    found = min(count, scores.shape[0])
+    order = _best_first(scores, keep)[:found]
+    valid = keep[order]
+    padding = (0, count - found)
+    return jnp.pad(jnp.where(valid, order, 0), padding), jnp.pad(valid, padding)
+
+
+def _best_first(scores: Array, valid: Array) -> Array:
+    keys = jnp.where(valid, -scores.astype(jnp.float32), jnp.inf)
+    return jnp.argsort(keys, stable=True).astype(jnp.int32)
+
+
+def _nms(boxes, scores, labels, threshold, valid, max_output) -> Array:
+    n = scores.shape[0]
+    if max_output is not None and max_output < 1:
+        raise ValueError(f"max_output must be at least 1, got max_output={max_output}.")
+    if n == 0:
+        return jnp.zeros(0, bool)
+    boxes, scores = lax.stop_gradient((boxes.astype(jnp.float32), scores.astype(jnp.float32)))
+    valid = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
+    order = _best_first(scores, valid)
+    if labels is not None:
+        # Invalid rows come last of all, and under a label of their own.
+        groups = jnp.where(valid, labels.astype(jnp.int32), jnp.iinfo(jnp.int32).max)
+        order = order[jnp.argsort(groups[order], stable=True)]
+        labels = groups[order]
+    limit = n if max_output is None or labels is not None else max_output
+    threshold = jnp.asarray(threshold, jnp.float32)
+    keep = jnp.zeros(n, bool).at[order].set(_greedy(boxes[order], labels, valid[order], threshold, limit))
+    if max_output is None or max_output >= n:
+        return keep
+    best, found = top_detections(scores, keep, count=max_output)
+    return jnp.zeros(n, bool).at[jnp.where(found, best, n)].set(True, mode="drop")
+
+
+def _overlap(a: Array, b: Array, labels: tuple[Array, Array] | None, threshold: Array) -> Array:
+    """[5 p] and [5 q] (corners, area) -> [p q]: whether the IoU exceeds the threshold. False where a row is NaN."""
+    (ax1, ay1, ax2, ay2, a_area), (bx1, by1, bx2, by2, b_area) = a[:, :, None], b[:, None, :]
+    width = jnp.maximum(jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1), 0.0)
+    height = jnp.maximum(jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1), 0.0)
+    shared = width * height
+    union = a_area + b_area - shared
+    exceeds = shared / jnp.where(union > 0, union, 1.0) > threshold
+    return exceeds if labels is None else exceeds & (labels[0][:, None] == labels[1][None, :])
+
+
+def _solve_block(overlap: Array, alive: Array) -> Array:
+    """Greedy suppression in a block, best first, by iterating its rule to the fixed point."""
+    size = alive.shape[0]
+    earlier = jnp.arange(size)[:, None] < jnp.arange(size)[None, :]
+    suppresses = (overlap & earlier).astype(jnp.float32)
+
+    def step(state):
+        keep, _ = state
+        new = alive & (keep.astype(jnp.float32) @ suppresses == 0)
+        return new, (new != keep).any()
+
+    return lax.while_loop(lambda state: state[1], step, (alive, jnp.any(alive)))[0]
+
+
+def _greedy(boxes: Array, labels: Array | None, valid: Array, threshold: Array, limit: int) -> Array:
+    """`keep` of boxes sorted by label, then best first, invalid ones last; at least `limit` of them if there are."""
+    n = boxes.shape[0]
+    block = min(BLOCK, n)
+    padding = -n % block
+    x1, y1, x2, y2 = jnp.pad(boxes, ((0, padding), (0, 0))).T
+    rows = jnp.stack([x1, y1, x2, y2, jnp.maximum(x2 - x1, 0.0) * jnp.maximum(y2 - y1, 0.0)])
+    valid = jnp.pad(valid, (0, padding))
+    no_label = jnp.iinfo(jnp.int32).max
+    labels = None if labels is None else jnp.pad(labels, (0, padding), constant_values=no_label)
+    # Rows of the buffer that hold no kept box yet are NaN, which overlaps nothing.
+    buffer = jnp.full_like(rows, jnp.nan)
+    buffer_labels = None if labels is None else jnp.full_like(labels, no_label)
+    blocks = (valid.sum(dtype=jnp.int32) + block - 1) // block
+
+    def step(state):
+        i, keep, count, buffer, buffer_labels = state
+        rows_i = lax.dynamic_slice_in_dim(rows, i * block, block, axis=1)
+        labels_i = None if labels is None else lax.dynamic_slice_in_dim(labels, i * block, block)
+
+        def suppress(j, alive):
+            kept = lax.dynamic_slice_in_dim(buffer, j * block, block, axis=1)
+            pair = None if labels is None else (lax.dynamic_slice_in_dim(buffer_labels, j * block, block), labels_i)
+            return alive & ~_overlap(kept, rows_i, pair, threshold).any(axis=0)
+
+        # Kept boxes of labels before this block's first cannot matter.
+        first = 0 if labels is None else jnp.sum(buffer_labels < labels_i[0], dtype=jnp.int32) // block
+        alive = lax.dynamic_slice_in_dim(valid, i * block, block)
+        alive = lax.fori_loop(first, (count + block - 1) // block, suppress, alive)
+        alive = _solve_block(
+            _overlap(rows_i, rows_i, None if labels is None else (labels_i, labels_i), threshold), alive
+        )
+
+        keep = lax.dynamic_update_slice_in_dim(keep, alive, i * block, axis=0)
+        position = jnp.where(alive, count + jnp.cumsum(alive, dtype=jnp.int32) - 1, n + padding)
+        buffer = buffer.at[:, position].set(rows_i, mode="drop")
+        if labels is not None:
+            buffer_labels = buffer_labels.at[position].set(labels_i, mode="drop")
+        return i + 1, keep, count + alive.sum(dtype=jnp.int32), buffer, buffer_labels
+
+    start = (jnp.int32(0), jnp.zeros(n + padding, bool), jnp.int32(0), buffer, buffer_labels)
+    keep = lax.while_loop(lambda state: (state[0] < blocks) & (state[2] < limit), step, start)[1]
+    return keep[:n]
