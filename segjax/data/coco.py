@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from segjax.data.images import FileFault, ImageFolder, decode, read_size
+from segjax.data.images import FileFault, Folder, decode, read_size, usable_side
 from segjax.data.sanitize import clean_boxes
 from segjax.data.segmentations import Segmentations, segmentation_area, segmentation_to_mask
 from segjax.data.source import Annotations, DataError, ImageInfo, KeypointNames, Problems
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 LARGE_FILE = 50e6
 """Bytes. Reading more than this takes seconds, and is announced."""
-MAX_SIDE = 2**20
-"""Pixels. A stated height or width beyond it is taken for a mistake."""
 
 _JOINTS = (
     ("nose", 0.026),
@@ -84,7 +82,7 @@ class CocoSource:
         """
         started = time.monotonic()
         self._file = os.fspath(annotations)
-        self._folder = ImageFolder(images)
+        self._folder = Folder(images)
         self.name = name or Path(annotations).stem
         self.problems = Problems()
         data = self._read_json()
@@ -232,8 +230,8 @@ class CocoSource:
     def _size(self, record: dict, image_id: int | str, path: str) -> tuple[int, int]:
         """(height, width) as stated, or of the file where that cannot be."""
         height, width = record.get("height"), record.get("width")
-        if type(height) is int and type(width) is int and 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE:
-            return height, width
+        if usable_side(height) and usable_side(width):
+            return int(height), int(width)
         actual = read_size(path)
         detail = f"image {image_id}, file {record['file_name']!r}, states height {height!r} and width {width!r}"
         self.problems.add("image without a usable size", image_id, detail, action="size read from the file")

@@ -14,6 +14,9 @@ FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000"
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded: a small file can claim to be huge. Pillow warns from here on."""
 
+MAX_SIDE = 2**20
+"""Pixels. A stated height or width beyond it is taken for a mistake."""
+
 
 class FileFault(DataError):
     """An image file that cannot be used. `kind` says why, as `Problem.kind` does."""
@@ -26,12 +29,18 @@ class FileFault(DataError):
         return FileFault, (self.kind, str(self))
 
 
-class ImageFolder:
-    """The files below one folder. Each directory is listed once, so that asking for 100 000 files stays cheap."""
+class Folder:
+    """The files below one folder. Each directory is listed once, so that asking for 100 000 files stays cheap.
 
-    def __init__(self, root: str | os.PathLike) -> None:
+    Args:
+        root: the folder.
+        holds: what its files are, for messages: "image", "annotation".
+    """
+
+    def __init__(self, root: str | os.PathLike, *, holds: str = "image") -> None:
         if not Path(root).is_dir():
-            raise DataError(f"The image folder {os.fspath(root)!r} does not exist or is not a folder.")
+            raise DataError(f"The {holds} folder {os.fspath(root)!r} does not exist or is not a folder.")
+        self._missing = f"missing {holds} file"
         self.root = os.path.realpath(root)
         self._listings: dict[str, tuple[bool, dict[str, bool]]] = {}
 
@@ -42,7 +51,7 @@ class ImageFolder:
         or where there is no such file.
         """
         if not isinstance(file_name, str) or not file_name or "\0" in file_name:
-            raise FileFault("missing image file", f"file name {file_name!r} is not a name")
+            raise FileFault(self._missing, f"file name {file_name!r} is not a name")
         parts = file_name.replace("\\", "/").split("/")
         if os.path.isabs(file_name) or parts[0] == "" or ".." in parts or parts[0].endswith(":"):
             raise _outside(file_name, self.root)
@@ -54,7 +63,7 @@ class ImageFolder:
             raise _outside(file_name, self.root)
         # A file system may ignore case, so a name that the listing lacks is asked for once more.
         if (link or base not in entries) and not os.path.isfile(path):
-            raise FileFault("missing image file", f"file {file_name!r} is not in {self.root}")
+            raise FileFault(self._missing, f"file {file_name!r} is not in {self.root}")
         return path
 
     def _listing(self, directory: str) -> tuple[bool, dict[str, bool]]:
@@ -74,6 +83,11 @@ class ImageFolder:
 
 def _outside(file_name: str, root: str) -> FileFault:
     return FileFault("file outside the data folder", f"file {file_name!r} leads out of {root}")
+
+
+def usable_side(value: object) -> bool:
+    """Whether a height or width that a data set states can be one: a whole number from 1 to `MAX_SIDE`."""
+    return type(value) in (int, float) and 1 <= value <= MAX_SIDE and value == int(value)
 
 
 def read_size(path: str | os.PathLike) -> tuple[int, int]:

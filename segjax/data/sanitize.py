@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from segjax.data.source import ImageId, Problems
 
 ROUNDING = 1.0
-"""Pixels. A box that leaves its image by less is clipped without a word: annotation tools round to whole pixels."""
+"""Pixels. A box that leaves its image by no more is clipped without a word: annotation tools round to whole pixels."""
 
 MALFORMED = "malformed or non-finite box"
 INVERTED = "inverted box"
@@ -34,7 +34,7 @@ def fault_kinds(boxes: Float[np.ndarray, "n 4"], sizes: Int[np.ndarray, "n 2"]) 
         (x2 < x1) | (y2 < y1),
         (x2 == x1) | (y2 == y1),
         (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0),
-        overshoot >= ROUNDING,
+        overshoot > ROUNDING,
     ]
     return np.select(conditions, range(1, len(_KINDS)), default=0)
 
@@ -51,7 +51,7 @@ def clean_boxes(
     """Boxes clipped to their images in float32, and which of them are usable; faults go to `problems`.
 
     Zero-size, inverted, non-finite boxes and boxes wholly outside the image are not usable. Boxes partly outside are
-    clipped, and reported where they overshoot by `ROUNDING` or more.
+    clipped, and reported where they overshoot by more than `ROUNDING`.
 
     Args:
         boxes: `xyxy` in pixels of the image, as stated in the data.
