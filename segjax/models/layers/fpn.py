@@ -1,0 +1,37 @@
+"""Feature pyramid network (Lin et al. 2017)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from segjax.models.layers.conv import Conv
+from segjax.ops.resample import upsample_nearest
+
+# torchvision starts every FPN convolution with Kaiming-uniform(a=1), whose variance is 1 / fan_in.
+_init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+class FPN(nn.Module):
+    """Maps of several strides -> as many maps of `channels` each, finest first, and one coarser map more.
+
+    A 1x1 convolution per level, a top-down sum with nearest-neighbour upsampling, a 3x3 convolution per level
+    (section 3). The extra level subsamples the coarsest by two, as Faster R-CNN's RPN uses it (section 4.1).
+    """
+
+    channels: int = 256
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: list[Float[Array, "b _ _ _"]]) -> list[Float[Array, "b _ _ channels"]]:
+        """P2 to P6 from C2 to C5, for the usual four levels."""
+
+        def conv(kernel: int, name: str) -> Conv:
+            return Conv(self.channels, kernel, bias=True, kernel_init=_init, dtype=self.dtype, name=name)
+
+        inner = [conv(1, f"inner{i}")(x) for i, x in enumerate(features)]
+        for i in reversed(range(len(inner) - 1)):
+            finer = inner[i]
+            inner[i] = finer + upsample_nearest(inner[i + 1], (finer.shape[1], finer.shape[2]))
+        outputs = [conv(3, f"layer{i}")(x) for i, x in enumerate(inner)]
+        return [*outputs, outputs[-1][:, ::2, ::2]]
