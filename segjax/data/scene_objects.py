@@ -1,7 +1,7 @@
-"""What the embedded data set draws: shapes, handwritten digits, stick figures, and the textures and colours that fill them.
+"""What the embedded data set draws: shapes, handwritten digits and stick figures, with textures and colours.
 
-Every object is drawn once, enlarged, as a map of parts (outside, body, outline, ...). Averaging blocks of that map gives
-soft edges; a palette of one colour per part gives its look. Nothing here knows of images or annotations.
+Every object is drawn once, enlarged, as a map of parts (outside, body, outline, ...). Averaging blocks of that map
+gives soft edges; a palette of one colour per part gives its look. Nothing here knows of images or annotations.
 """
 
 import functools
@@ -41,10 +41,10 @@ Rng = np.random.Generator
 class Sketch(NamedTuple):
     """An object before it has a place and colours."""
 
-    parts: UInt8[np.ndarray, "h w"]
-    """Part of each pixel of the object's rectangle, `SUPERSAMPLING` times enlarged."""
+    shares: Float[np.ndarray, "h w p"]
+    """How much of each pixel of the object's rectangle belongs to each part; 1 less their sum is not the object's."""
     joints: Float[np.ndarray, "k 2"]
-    """(x, y) in pixels of the rectangle at its final size; empty for all but persons."""
+    """(x, y) in pixels of the rectangle; empty for all but persons."""
     attributes: dict[str, Any]
     """What can be asked of the object besides its class: angle, digit, facing."""
 
@@ -58,25 +58,26 @@ def sketch(name: str, rng: Rng, *, diameter: float) -> Sketch:
     return _shape(name, rng, diameter)
 
 
-def shrink(plane: np.ndarray) -> np.ndarray:
-    """Means over the blocks of an enlarged plane, float32."""
-    size = plane.shape[1] // SUPERSAMPLING, plane.shape[0] // SUPERSAMPLING
-    return cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-
-
-def coverage(parts: UInt8[np.ndarray, "h w"]) -> Float[np.ndarray, "h4 w4"]:
-    """The share of each pixel that the object covers."""
-    return shrink(parts > OUTSIDE)
+def coverage(shares: Float[np.ndarray, "h w p"]) -> Float[np.ndarray, "h w"]:
+    """The share of each pixel that the object covers, in 0..1."""
+    return np.minimum(shares.sum(-1), 1.0)
 
 
 def paint(
-    parts: UInt8[np.ndarray, "h w"],
-    palettes: Float[np.ndarray, "2 p 3"],
-    field: Float[np.ndarray, "h4 w4"],
-) -> Float[np.ndarray, "h4 w4 3"]:
+    shares: Float[np.ndarray, "h w p"], palettes: Float[np.ndarray, "2 p 3"], field: Float[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w 3"]:
     """The object's colours multiplied by its coverage: `field` mixes the two palettes (0: the first, 1: the second)."""
-    first, second = (shrink(palette[parts]) for palette in palettes.astype(np.float32))
-    return first + (second - first) * field[..., None]
+    return shares @ palettes[0] + (shares @ (palettes[1] - palettes[0])) * field[..., None]
+
+
+def _shares(parts: UInt8[np.ndarray, "h4 w4"]) -> Float[np.ndarray, "h w p"]:
+    """Means over the blocks of an enlarged map of parts."""
+    height, width = np.array(parts.shape) // SUPERSAMPLING
+    shares = np.zeros((height, width, PARTS), np.float32)
+    for part in np.flatnonzero(np.bincount(parts.ravel(), minlength=PARTS)[1:]) + 1:
+        plane = cv2.compare(parts, float(part), cv2.CMP_EQ)  # 255 where equal
+        shares[..., part] = cv2.resize(plane, (int(width), int(height)), interpolation=cv2.INTER_AREA)
+    return shares / np.float32(255)
 
 
 # Drawn shapes: contours around the origin, about 1 across. Where two contours overlap, even-odd filling leaves a hole.
@@ -149,7 +150,7 @@ def _frame(points: np.ndarray, margin: float) -> tuple[np.ndarray, tuple[int, in
 
 
 def _fixed_point(points: np.ndarray) -> np.ndarray:
-    """Pixel coordinates as OpenCV draws them on an enlarged plane: 4 fractional bits, pixel centres at whole numbers."""
+    """Pixel coordinates as OpenCV takes them on an enlarged plane: 4 fractional bits, whole at pixel centres."""
     return np.round((points * SUPERSAMPLING - 0.5) * 16).astype(np.int32)
 
 
@@ -165,7 +166,7 @@ def _shape(name: str, rng: Rng, diameter: float) -> Sketch:
     if outline:
         thickness = max(round(max(outline, 1.0) * SUPERSAMPLING), 1)
         cv2.polylines(parts, fixed, True, OUTLINE, thickness, shift=4)
-    return Sketch(parts, np.zeros((0, 2)), {"angle": round(angle, 2)})
+    return Sketch(_shares(parts), np.zeros((0, 2)), {"angle": round(angle, 2)})
 
 
 # Handwritten digits
@@ -185,15 +186,23 @@ def _digit(rng: Rng, diameter: float) -> Sketch:
     angle = rng.uniform(-30, 30)
     # Blank pixels around the ink keep strokes that touch the 8x8 border from being cut straight.
     enlarged = cv2.resize(np.pad(images[index], 2), (96, 96), interpolation=cv2.INTER_CUBIC)
-    ink = cv2.GaussianBlur(enlarged, (0, 0), 2.0)
+    # Eight pixels are few: a stroke is what is darker than its surroundings, else the loops of 6, 8 and 9 fill up.
+    ink = cv2.GaussianBlur(enlarged, (0, 0), 1.5) - 0.5 * cv2.GaussianBlur(enlarged, (0, 0), 9)
     side = int(np.ceil(diameter * 1.9))
     zoom = diameter * SUPERSAMPLING / 64
     matrix = np.zeros((2, 3))
     matrix[:, :2] = _turn(angle).T * zoom
     matrix[:, 2] = side * SUPERSAMPLING / 2 - matrix[:, :2] @ (47.5, 47.5)
     warped = cv2.warpAffine(ink, matrix, (side * SUPERSAMPLING, side * SUPERSAMPLING), flags=cv2.INTER_LINEAR)
-    parts = np.where(warped > 0.42, BODY, OUTSIDE).astype(np.uint8)
-    return Sketch(parts, np.zeros((0, 2)), {"angle": round(angle, 2), "digit": int(targets[index])})
+    parts = _trim(np.where(warped > 0.22, BODY, OUTSIDE).astype(np.uint8))
+    return Sketch(_shares(parts), np.zeros((0, 2)), {"angle": round(angle, 2), "digit": int(targets[index])})
+
+
+def _trim(parts: np.ndarray) -> np.ndarray:
+    """The least rectangle of whole pixels that holds the object."""
+    x, y, width, height = cv2.boundingRect(parts)
+    x1, y1, n = x // SUPERSAMPLING, y // SUPERSAMPLING, SUPERSAMPLING
+    return parts[y1 * n : -((y + height) // -n) * n, x1 * n : -((x + width) // -n) * n]
 
 
 # Stick figures
@@ -242,7 +251,7 @@ def _person(rng: Rng, height: float) -> Sketch:
     parts = np.zeros((rows * SUPERSAMPLING, columns * SUPERSAMPLING), np.uint8)
     _draw_body(parts, dict(zip(JOINTS, joints)), thickness, height)
     _draw_head(parts, joints[0], _turn(angle), height, front)
-    return Sketch(parts, joints, {"angle": round(angle, 2), "facing": "front" if front else "back"})
+    return Sketch(_shares(parts), joints, {"angle": round(angle, 2), "facing": "front" if front else "back"})
 
 
 def _draw_body(parts: np.ndarray, at: dict[str, np.ndarray], thickness: float, height: float) -> None:

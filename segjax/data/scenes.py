@@ -1,8 +1,8 @@
 """The embedded data set: pictures drawn from a seed, written to disk as an ordinary COCO data set.
 
-A scene is a textured background with shapes, handwritten digits and stick figures at many sizes, turned, overlapping and
-cut by the border. Later objects hide earlier ones; all annotations describe what can be seen, and everything that can be
-seen is annotated. A picture depends on (seed, index, options) and on nothing else.
+A scene is a textured background with shapes, handwritten digits and stick figures at many sizes, turned, overlapping
+and cut by the border. Later objects hide earlier ones; all annotations describe what can be seen, and everything that
+can be seen is annotated. A picture depends on (seed, index, options) and on nothing else.
 
 The folder of a split holds:
 
@@ -54,11 +54,11 @@ class Options:
     overlap: float = 0.35
     """Share of objects that may be placed over others; the rest keep clear of those before them."""
     truncation: float = 0.15
-    """Share of objects that may reach across the border."""
+    """Share of objects that may reach across the border; digits never do, half of one cannot be read."""
     min_visible: float = 0.4
     """Share of an object's area that must remain visible."""
     diameters: tuple[float, float] = (14.0, 110.0)
-    """Smallest and largest extent of an object in pixels. Persons and digits begin at twice and 1.3 times the smallest."""
+    """Smallest and largest extent of an object in pixels; persons begin at twice, digits at 1.3 times the smallest."""
 
     def __post_init__(self) -> None:
         if not self.sizes or min(min(size) for size in self.sizes) < 32:
@@ -120,7 +120,7 @@ def _object_count(rng: objects.Rng, options: Options) -> int:
     if rng.random() < options.empty:
         return 0
     low, high = np.sort(rng.integers(1, options.max_objects + 1, 2))
-    return int(round((2 * low + high) / 3))
+    return round(float(2 * low + high) / 3)
 
 
 def _diameter(rng: objects.Rng, name: str, shape: tuple[int, ...], options: Options) -> float:
@@ -135,12 +135,13 @@ def _add_object(
 ) -> None:
     """Draws one more object where it and all others stay visible enough; none where no such place is found."""
     label = int(rng.integers(len(CLASSES)))
-    overlap, truncated = rng.random() < options.overlap, rng.random() < options.truncation
+    overlap = rng.random() < options.overlap
+    truncated = rng.random() < options.truncation and CLASSES[label] != "digit"
     for attempt in range(attempts):
         if attempt % 4 == 0:
             diameter = _diameter(rng, CLASSES[label], image.shape[:2], options)
             drawn = objects.sketch(CLASSES[label], rng, diameter=diameter)
-            alpha = objects.coverage(drawn.parts)
+            alpha = objects.coverage(drawn.shares)
         corner = _corner(rng, alpha, owner.shape, truncated)
         if not _fits(alpha, corner, owner, placed, overlap, options):
             continue
@@ -196,7 +197,7 @@ def _compose(
     name = CLASSES[label]
     fill = "plain" if name == "digit" or rng.random() < 0.4 else str(rng.choice(list(objects.FILLS)))
     palettes = objects.palettes(rng, name, image[window])
-    colours = objects.paint(drawn.parts, palettes, objects.FILLS[fill](rng, *alpha.shape))
+    colours = objects.paint(drawn.shares, palettes, objects.FILLS[fill](rng, *alpha.shape))
     image[window] = image[window] * (1 - alpha[part][..., None]) + colours[part]
     owner[window][alpha[part] >= 0.5] = index
     return {"fill": fill, "colour": np.round(palettes[0, objects.BODY] * 255).astype(int).tolist()}
