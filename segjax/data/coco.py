@@ -107,17 +107,15 @@ class CocoSource:
     def annotations(self, index: int) -> Annotations:
         """The usable objects of image `index`, in the order of the file."""
         rows = slice(self._starts[index], self._starts[index + 1])
-        segmentations = (
-            tuple(self._segmentations[i] for i in range(rows.start, rows.stop)) if self._segmentations else ()
-        )
+        objects = range(rows.start, rows.stop)
         return Annotations(
             boxes=self._boxes[rows].copy(),
             labels=self._labels[rows].copy(),
             areas=self._areas[rows].copy(),
             crowd=self._crowd[rows].copy(),
-            difficult=np.zeros(rows.stop - rows.start, bool),
+            difficult=np.zeros(len(objects), bool),
             ids=tuple(self._ids[rows]),
-            segmentations=segmentations or (None,) * (rows.stop - rows.start),
+            segmentations=tuple(self._segmentations[i] if self._segmentations else None for i in objects),
             keypoints=None if self._points is None else self._points[rows].copy(),
         )
 
@@ -176,9 +174,15 @@ class CocoSource:
         return names
 
     def _joints(self, records: list[dict]) -> KeypointNames:
-        stated = {
-            (tuple(r["keypoints"]), tuple(map(tuple, r.get("skeleton", ())))) for r in records if r.get("keypoints")
-        }
+        try:
+            stated = {
+                (tuple(record["keypoints"]), tuple((a - 1, b - 1) for a, b in record.get("skeleton") or ()))
+                for record in records
+                if record.get("keypoints")
+            }
+        except (TypeError, ValueError) as error:
+            message = "'keypoints' and 'skeleton' in 'categories' are not lists of names and of pairs of numbers"
+            raise DataError(f"{self._file!r}: {message}.") from error
         if len(stated) != 1:
             raise DataError(
                 f"{self._file!r}: {len(stated)} lists of joints in 'categories', keypoints=True needs exactly one; "
@@ -188,7 +192,7 @@ class CocoSource:
         coco = names == tuple(COCO_SIGMAS)
         return KeypointNames(
             names=names,
-            skeleton=tuple((a - 1, b - 1) for a, b in skeleton),
+            skeleton=skeleton,
             flip=flip_pairs(names),
             sigmas=tuple(COCO_SIGMAS.values()) if coco else None,
         )
@@ -202,10 +206,8 @@ class CocoSource:
         sizes = []
         seen: set[int | str] = set()
         for i, record in enumerate(records):
-            image_id, file_name = (
-                self._id(record, "id", f"images[{i}]"),
-                self._field(record, "file_name", f"images[{i}]"),
-            )
+            where = f"images[{i}]"
+            image_id, file_name = self._id(record, "id", where), self._field(record, "file_name", where)
             if image_id in seen:
                 detail = f"image {image_id}, file {file_name!r}, has the id of an earlier image"
                 self.problems.add("duplicate image id", image_id, detail, action="image skipped")
@@ -219,9 +221,7 @@ class CocoSource:
                 self._skipped.add(image_id)
                 continue
             self._image_ids.append(image_id)
-            self._files.append(
-                os.path.relpath(path, self._folder.root) if os.sep != "/" else path[len(self._folder.root) + 1 :]
-            )
+            self._files.append(path[len(self._folder.root) :].lstrip(os.sep))
             sizes.append(size)
         self._sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
         if not sizes:
@@ -239,9 +239,8 @@ class CocoSource:
 
     def _nothing(self, why: str) -> str:
         faults = self.problems.summary(examples=1).replace("\n", "; ")
-        return f"Nothing in {self._file!r} can be used with {self._folder.root!r}: {why}" + (
-            f" ({faults})." if faults else "."
-        )
+        faults = f" ({faults})" if faults else ""
+        return f"Nothing in {self._file!r} with images in {self._folder.root!r} can be used: {why}{faults}."
 
     # Objects.
 

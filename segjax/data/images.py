@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -9,7 +10,7 @@ from PIL import Image
 
 from segjax.data.source import DataError, ImageId
 
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
 """What is decoded. Pillow knows more, among them formats that run other programs (EPS)."""
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded: a small file can claim to be huge. Pillow warns from here on."""
@@ -44,7 +45,7 @@ class Folder:
         self.root = os.path.realpath(root)
         self._listings: dict[str, tuple[bool, dict[str, bool]]] = {}
 
-    def find(self, file_name: str) -> str:
+    def find(self, file_name: Any) -> str:
         """Absolute path of the file that the data calls `file_name`, relative to the folder.
 
         Raises `FileFault` where the name leads out of the folder (absolute, through `..` or through a symbolic link)

@@ -236,9 +236,8 @@ class VocSource:
 
     def _nothing(self, why: str) -> str:
         faults = self.problems.summary(examples=1).replace("\n", "; ")
-        return f"Nothing in split {self._split!r} of {self._root!r} can be used: {why}" + (
-            f" ({faults})." if faults else "."
-        )
+        faults = f" ({faults})" if faults else ""
+        return f"Nothing in split {self._split!r} of {self._root!r} can be used: {why}{faults}."
 
 
 def _parse(path: str) -> ElementTree.Element:
