@@ -1,0 +1,309 @@
+"""From a source to batches on the device: read, augment, pad, prefetch. Every batch is a pure function of the step.
+
+The position of a run in its data is one number, the step: `train_batches(...)` started at step 87 gives what a run that
+was never stopped gives from there, bit for bit, on any number of threads or worker processes.
+"""
+
+import collections
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from segjax.data import buckets as bucketing
+from segjax.data.buckets import Bucket
+from segjax.data.loading import OVER_CAPACITY, EvaluationLoader, Loaded, TrainLoader
+from segjax.data.source import DataError, Problem
+from segjax.data.transforms import Fit, Transform, fit_inside
+from segjax.types import Batch, Instances
+
+if TYPE_CHECKING:
+    from segjax.data.source import Source
+else:  # the protocol cannot be checked at runtime, which the tests do with every annotation
+    Source = Any
+
+
+class Batches(Iterator[Batch]):
+    """An iterator over batches that are made ahead of use, whose position can be saved and restored.
+
+    Made by `train_batches` and `evaluation_batches`. Batches come in the order of their steps whatever the number of
+    threads or processes, and `counts` and `source.problems` hold what was met in the batches given out so far.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], Loaded],
+        *,
+        source: Source,
+        identity: dict[str, int],
+        steps_per_epoch: int,
+        start: int,
+        stop: int,
+        threads: int,
+        workers: int,
+        ahead: int,
+    ) -> None:
+        if threads < 1 or workers < 0 or ahead < 1:
+            raise ValueError(f"threads={threads} and ahead={ahead} must be at least 1, workers={workers} not negative")
+        self._load, self._source, self._identity = load, source, identity
+        self._stop, self._threads, self._workers, self._ahead = stop, threads, workers, ahead
+        self._iterator: Any = None
+        self._warned = False
+        self.steps_per_epoch = steps_per_epoch
+        self.step = start
+        """The step whose batch comes next."""
+        self.counts: collections.Counter[str] = collections.Counter()
+        """Images and objects read, and objects left out by reason, in the batches given out so far."""
+
+    def __next__(self) -> Batch:
+        if self.step >= self._stop:
+            raise StopIteration
+        if self._iterator is None:
+            self._iterator = _ahead(
+                self._load, self.step, self._stop, threads=self._threads, workers=self._workers, ahead=self._ahead
+            )
+        loaded = _unflat(next(self._iterator))
+        self.step += 1
+        return self._account(loaded)
+
+    def batch_at(self, step: int) -> Batch:
+        """The batch of any step, made now, without moving: to look again at one that went wrong."""
+        if not 0 <= step < self._stop:
+            raise ValueError(f"step must lie in 0..{self._stop - 1}, not {step}")
+        return self._load(step).batch
+
+    def get_state(self) -> dict[str, int]:
+        """The position, and what it is a position in; plain integers, fit for JSON."""
+        return {"step": self.step, **self._identity}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a position saved by `get_state`. ValueError where that was of other data, seed or batch size."""
+        for name, value in self._identity.items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"the saved data position is of {name}={state.get(name)} but this run has {name}={value}: continue "
+                    "with the old value, or start a new run"
+                )
+        self.close()
+        self.step = state["step"]
+
+    def close(self) -> None:
+        """Stops reading ahead. The next batch starts it again."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _account(self, loaded: Loaded) -> Batch:
+        self.counts.update(loaded.counts)
+        for problem in loaded.problems:
+            self._source.problems.add(problem.kind, problem.image_id, problem.detail, action=problem.action)
+        if self.counts[OVER_CAPACITY] and not self._warned:
+            self._warned = True
+            capacity = loaded.batch.instances.labels.shape[-1]
+            warnings.warn(
+                f"{self._source.name}: images with more than capacity={capacity} objects keep only the largest; "
+                "raise the capacity to keep all (the number dropped is in `counts`)",
+                stacklevel=3,
+            )
+        return loaded.batch
+
+
+def train_batches(
+    source: Source,
+    *,
+    buckets: Sequence[Bucket],
+    batch_size: int,
+    capacity: int,
+    seed: int,
+    fit: Fit = fit_inside,
+    transforms: Sequence[Transform] = (),
+    start: int = 0,
+    epochs: int | None = None,
+    threads: int = 1,
+    workers: int = 0,
+    ahead: int = 2,
+) -> Batches:
+    """Batches of augmented training images, endless unless `epochs` is given.
+
+    The order follows `segjax.data.buckets.plan_epoch`. A sample's random numbers come from (seed, epoch, image, how
+    often the image was used before in the epoch), so nothing depends on threads, workers or where a run was stopped.
+    Crowd and difficult objects are left out; of more than `capacity` objects the largest by area after augmentation
+    are kept, the rest is counted and warned of once. An image that cannot be read is reported once in
+    `source.problems`, and the next readable image of its bucket (by index, wrapping around) stands in for it.
+
+    Args:
+        source: the data set.
+        buckets: (height, width) of the batches' images, in pixels.
+        capacity: number of objects an image can have.
+        seed: not negative.
+        fit: brings an image into its bucket: `fit_inside`, or a `ScaleJitter`.
+        transforms: applied in order after `fit`.
+        start: the step to start at, counted over all epochs from 0.
+        threads: how many batches are made at the same time. Decoding and resizing run in parallel.
+        workers: processes in place of threads, each with `threads` threads; 0 for none. Worth their start-up (seconds)
+            where transforms are slow Python. `source`, `fit` and `transforms` must then be picklable.
+        ahead: how many finished batches may wait, for each thread.
+
+    Raises:
+        ValueError: where an option is out of range.
+        DataError: where the source has no images; from `next`, where no image of a bucket can be read.
+    """
+    shared = _checked(source, buckets, batch_size, capacity)
+    if seed < 0 or start < 0:
+        raise ValueError(f"seed={seed} and start={start} must not be negative")
+    load = TrainLoader(**shared, seed=seed, fit=fit, transforms=tuple(transforms))
+    return Batches(
+        load,
+        source=source,
+        identity={"seed": seed, "batch_size": batch_size, "images": len(source)},
+        steps_per_epoch=load.steps_per_epoch,
+        start=start,
+        stop=sys.maxsize if epochs is None else epochs * load.steps_per_epoch,
+        threads=threads,
+        workers=workers,
+        ahead=ahead,
+    )
+
+
+def evaluation_batches(
+    source: Source,
+    *,
+    buckets: Sequence[Bucket],
+    batch_size: int,
+    capacity: int = 0,
+    threads: int = 1,
+    workers: int = 0,
+    ahead: int = 2,
+) -> Batches:
+    """Batches that show each image once, letterboxed and not augmented, bucket by bucket.
+
+    Where there is no image, to fill up a batch or because it cannot be read (reported in `source.problems`), the batch
+    holds a black one with sample -1. Boxes go back to the image file by `segjax.data.transforms.unletterbox`.
+
+    Args: as in `train_batches`, except
+        capacity: number of objects of an image that the batch carries, for a validation loss. 0, the default, carries
+            none: an evaluator takes its ground truth from the source.
+    """
+    load = EvaluationLoader(**_checked(source, buckets, batch_size, capacity))
+    return Batches(
+        load,
+        source=source,
+        identity={"batch_size": batch_size, "images": len(source)},
+        steps_per_epoch=len(load.plan),
+        start=0,
+        stop=len(load.plan),
+        threads=threads,
+        workers=workers,
+        ahead=ahead,
+    )
+
+
+def _checked(source: Source, buckets: Sequence[Bucket], batch_size: int, capacity: int) -> dict[str, Any]:
+    if batch_size < 1 or capacity < 0:
+        raise ValueError(f"batch_size={batch_size} must be at least 1 and capacity={capacity} not negative")
+    if not len(source):
+        raise DataError(f"{source.name}: there are no images to read")
+    checked = bucketing.check_buckets(buckets)
+    infos = [source.info(index) for index in range(len(source))]
+    heights, widths = (np.array([getattr(info, side) for info in infos]) for side in ("height", "width"))
+    bucket_ids = bucketing.assign(heights, widths, checked)
+    return dict(source=source, buckets=checked, bucket_ids=bucket_ids, batch_size=batch_size, capacity=capacity)
+
+
+def _ahead(
+    load: Callable[[int], Loaded], start: int, stop: int, *, threads: int, workers: int, ahead: int
+) -> grain.DatasetIterator:
+    """A grain iterator over `load(start), load(start + 1), ...`, computed ahead in threads or processes."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * ahead)
+    batches = grain.MapDataset.range(start, stop).map(functools.partial(_flat, load)).to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain reads absl's flags when it starts processes
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead))
+    return iter(batches)
+
+
+def _flat(load: Callable[[int], Loaded], step: int) -> tuple[dict[str, np.ndarray], dict[str, int], list[tuple]]:
+    """What `load` gives, in plain containers: between processes grain puts handles in the place of arrays."""
+    batch, counts, problems = load(step)
+    arrays = {name: getattr(batch, name) for name in ("images", "sizes", "samples")}
+    arrays |= {name: getattr(batch.instances, name) for name in ("boxes", "labels", "valid")}
+    return arrays, counts, [tuple(problem) for problem in problems]
+
+
+def _unflat(element: tuple[dict[str, np.ndarray], dict[str, int], list[tuple]]) -> Loaded:
+    arrays, counts, problems = element
+    instances = Instances(arrays["boxes"], arrays["labels"], arrays["valid"])
+    batch = Batch(arrays["images"], arrays["sizes"], instances, arrays["samples"])
+    return Loaded(batch, counts, tuple(Problem(*problem) for problem in problems))
+
+
+class DevicePrefetch(Iterator[Batch]):
+    """Batches on the device, sent ahead of use. Its state is that of the batches given out, not of those sent."""
+
+    def __init__(self, batches: Batches, placement: jax.sharding.Sharding | jax.Device, *, depth: int) -> None:
+        self.batches = batches
+        self._placement, self._depth = placement, depth
+        self._waiting: collections.deque[tuple[Batch, dict[str, int]]] = collections.deque()
+        self._state = batches.get_state()
+
+    def __next__(self) -> Batch:
+        while len(self._waiting) < self._depth:
+            batch = next(self.batches, None)
+            if batch is None:
+                break
+            self._waiting.append((self._put(batch), self.batches.get_state()))
+        if not self._waiting:
+            raise StopIteration
+        batch, self._state = self._waiting.popleft()
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The position after the last batch given out."""
+        return self._state
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a position saved by `get_state`; what was sent ahead is dropped."""
+        self.batches.set_state(state)
+        self._waiting.clear()
+        self._state = state
+
+    def close(self) -> None:
+        """Stops reading ahead and forgets what was sent ahead."""
+        self.set_state(self._state)
+
+    def _put(self, batch: Batch) -> Batch:
+        count = len(batch.samples)
+        if isinstance(self._placement, jax.sharding.Sharding):
+            try:
+                self._placement.shard_shape((count,))
+            except ValueError:
+                raise ValueError(
+                    f"a batch of {count} images cannot be shared out over {self._placement.num_devices} devices: "
+                    "make batch_size a multiple of them"
+                ) from None
+        return jax.device_put(batch, self._placement)
+
+
+def prefetch_to_device(
+    batches: Batches, placement: jax.sharding.Sharding | jax.Device, *, depth: int = 2
+) -> DevicePrefetch:
+    """The batches on `placement`, `depth` of them sent before they are asked for, so that copying overlaps computing.
+
+    Args:
+        placement: a device, or a sharding that divides the leading axis, `NamedSharding(mesh, PartitionSpec("data"))`.
+            Images cross as bytes.
+        depth: batches on the device at once, beside the one in use; at least 1.
+
+    Raises:
+        ValueError: where `depth` is below 1; from `next`, where a batch does not divide among the devices.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, not {depth}")
+    return DevicePrefetch(batches, placement, depth=depth)

@@ -1,0 +1,186 @@
+"""Augmentation and resizing of one example: plain NumPy functions in which boxes move exactly with the pixels.
+
+There are two kinds. A `Fit` (`fit_inside`, `ScaleJitter`) brings an image into a bucket; a `Transform`
+(`HorizontalFlip`, `ColorJitter`) is `(example, rng) -> example` and works on the image at that size, so that its cost
+is bounded by the bucket and not by the file. All randomness comes from `rng`.
+
+Resizing is bilinear with half-pixel centres and without antialiasing, at both directions: what torchvision's detectors
+were trained with.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from segjax.data.buckets import Bucket, fit
+from segjax.data.source import Example
+
+Transform = Callable[[Example, np.random.Generator], Example]
+"""Changes an example without enlarging its image."""
+Fit = Callable[[Example, np.random.Generator, Bucket], Example]
+"""Makes the image of an example as large as the bucket or smaller."""
+
+GRAY = np.array([0.299, 0.587, 0.114], np.float32)
+"""Luma of R, G, B (ITU-R BT.601), as PIL and torchvision weigh them."""
+
+
+def select(example: Example, keep: Bool[np.ndarray, "n"]) -> Example:
+    """The example with only the objects where `keep` is True."""
+    return dataclasses.replace(example, boxes=example.boxes[keep], labels=example.labels[keep])
+
+
+def resize(example: Example, size: tuple[int, int]) -> Example:
+    """The image resized to `size`, (height, width) in pixels, and the boxes with it. The aspect ratio may change."""
+    height, width = example.image.shape[:2]
+    if size == (height, width):
+        return example
+    image = cv2.resize(example.image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    ratio = np.array([size[1] / width, size[0] / height] * 2, np.float32)
+    return dataclasses.replace(example, image=image, boxes=example.boxes * ratio)
+
+
+def crop(example: Example, *, top: int, left: int, height: int, width: int) -> Example:
+    """The window of the image that starts at (top, left), and what is left of each box in it.
+
+    All objects are kept, in order: a box outside the window comes back with zero width or height.
+    """
+    image = example.image[top : top + height, left : left + width]
+    shift = np.array([left, top] * 2, np.float32)
+    limit = np.array([width, height] * 2, np.float32)
+    return dataclasses.replace(example, image=image, boxes=np.clip(example.boxes - shift, 0, limit))
+
+
+def pad(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The image at the top left of a black one of `size`, (height, width) in pixels. ValueError where it is larger."""
+    height, width = image.shape[:2]
+    if height > size[0] or width > size[1]:
+        raise ValueError(f"an image of {height}x{width} does not fit into {size[0]}x{size[1]}: a transform enlarged it")
+    padded = np.zeros((*size, 3), np.uint8)
+    padded[:height, :width] = image
+    return padded
+
+
+def fit_inside(example: Example, rng: np.random.Generator, bucket: Bucket) -> Example:
+    """The example as large as it fits into `bucket` with its aspect ratio (`segjax.data.buckets.fit`); not random."""
+    del rng
+    height, width, _ = fit(*example.image.shape[:2], bucket)
+    return resize(example, (height, width))
+
+
+def letterbox(example: Example, size: tuple[int, int]) -> tuple[Example, tuple[int, int]]:
+    """The example fitted into `size` with its aspect ratio, at the top left, zeros below and to the right.
+
+    Args:
+        size: (height, width) in pixels.
+
+    Returns:
+        The padded example, and the (height, width) of the part that is not padding.
+    """
+    height, width, _ = fit(*example.image.shape[:2], size)
+    fitted = resize(example, (height, width))
+    return dataclasses.replace(fitted, image=pad(fitted.image, size)), (height, width)
+
+
+def unletterbox(
+    boxes: Float[np.ndarray, "n 4"], size: tuple[int, int], original: tuple[int, int]
+) -> Float[np.ndarray, "n 4"]:
+    """Boxes of a letterboxed image in the pixels of the image file: the inverse of what `letterbox` does to boxes.
+
+    Args:
+        boxes: `xyxy` in pixels of the letterboxed image.
+        size: (height, width) of its part that is not padding, as in `Batch.sizes`.
+        original: (height, width) of the image file.
+    """
+    ratio = np.array([original[1] / size[1], original[0] / size[0]] * 2, np.float32)
+    return boxes * ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class HorizontalFlip:
+    """Mirrors left and right with a probability."""
+
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"HorizontalFlip: probability must lie in 0..1, not {self.probability}")
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        if rng.random() >= self.probability:
+            return example
+        width = np.float32(example.image.shape[1])
+        x1, y1, x2, y2 = example.boxes.T
+        boxes = np.stack([width - x2, y1, width - x1, y2], axis=1)
+        return dataclasses.replace(example, image=cv2.flip(example.image, 1), boxes=boxes)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleJitter:
+    """Random scale, then a random crop to the bucket: large-scale jitter (Ghiasi et al. 2021, section 3).
+
+    The scale is drawn uniformly from `scales`, relative to the size that just fits the bucket: at 2 the image is shown
+    twice as large and a random window of it is kept, at 0.5 it fills half of each side. The window is cut out before
+    resizing, so the cost does not grow with the scale.
+
+    An object is dropped, not trained on, where the window leaves less than `min_visible` of its box's area, or less
+    than `min_size` pixels of its width or height after resizing.
+    """
+
+    scales: tuple[float, float] = (0.8, 1.25)
+    min_visible: float = 0.2
+    min_size: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scales[0] <= self.scales[1]:
+            raise ValueError(f"ScaleJitter: scales must be positive and in order, not {self.scales}")
+        if not 0 <= self.min_visible <= 1 or self.min_size < 0:
+            raise ValueError(
+                f"ScaleJitter: min_visible={self.min_visible} must lie in 0..1, min_size={self.min_size} not below 0"
+            )
+
+    def __call__(self, example: Example, rng: np.random.Generator, bucket: Bucket) -> Example:
+        height, width = example.image.shape[:2]
+        scale = fit(height, width, bucket)[2] * rng.uniform(*self.scales)
+        out = tuple(int(np.clip(side * scale + 1e-6, 1, limit)) for side, limit in zip((height, width), bucket))
+        window = tuple(int(np.clip(round(side / scale), 1, limit)) for side, limit in zip(out, (height, width)))
+        top, left = (int(rng.integers(0, limit - side + 1)) for side, limit in zip(window, (height, width)))
+        cropped = crop(example, top=top, left=left, height=window[0], width=window[1])
+        visible = _areas(cropped.boxes) >= self.min_visible * _areas(example.boxes)
+        resized = resize(cropped, out)
+        large = (resized.boxes[:, 2:] - resized.boxes[:, :2] >= max(self.min_size, 1e-6)).all(axis=1)
+        return select(resized, visible & large)
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter:
+    """Random brightness, contrast and saturation, each a factor drawn uniformly from 1 - x to 1 + x.
+
+    Brightness scales the image, saturation blends it with its grey version, contrast with the mean of that. The three
+    are one affine map of the colour and the result is clipped to 0..255 once, at the end.
+    """
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"ColorJitter: {name} must lie in 0..1, not {value}")
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        strengths = (self.brightness, self.contrast, self.saturation)
+        brightness, contrast, saturation = (np.float32(rng.uniform(1 - x, 1 + x)) for x in strengths)
+        mean = np.float32(np.dot(cv2.mean(example.image)[:3], GRAY))
+        # Grey is a linear map whose weights add up to 1, so it keeps the mean whatever the saturation.
+        colour = saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * np.tile(GRAY, (3, 1))
+        offset = np.full((3, 1), (1 - contrast) * brightness * mean, np.float32)
+        image = cv2.transform(example.image, np.hstack([contrast * brightness * colour, offset]))
+        return dataclasses.replace(example, image=image)
+
+
+def _areas(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
