@@ -29,9 +29,9 @@ def segmentation_to_mask(segmentation: Any, height: int, width: int) -> Bool[np.
     runs = segmentation
     if isinstance(segmentation, list):
         runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        runs = coco_mask.frPyObjects(segmentation, height, width)
-    return coco_mask.decode(runs).astype(bool)
+    # Run lengths go down the columns and begin with zeros. pycocotools.mask.decode warns under NumPy 2.
+    counts = _counts(runs)
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 
 
 def segmentation_area(segmentation: Any, height: int, width: int) -> float:
@@ -88,14 +88,20 @@ def _run_lengths_fault(runs: dict, height: int, width: int) -> str | None:
         return "its run lengths lack 'size' or 'counts'"
     if not isinstance(runs["size"], (list, tuple)) or list(runs["size"]) != [height, width]:
         return f"its run lengths are of size {runs['size']}, the image is [{height}, {width}]"
-    counts = runs["counts"]
-    if isinstance(counts, (str, bytes)):
-        counts = _uncompressed(counts.encode() if isinstance(counts, str) else counts)
+    counts = _counts(runs)
     if not isinstance(counts, list) or not all(type(c) is int and c >= 0 for c in counts):
         return "its run lengths are not whole numbers or are cut short"
     if sum(counts) != height * width:
         return f"its run lengths add up to {sum(counts)}, the image has {height * width} pixels"
     return None
+
+
+def _counts(runs: dict) -> Any:
+    """The run lengths as a list, where they are a list or a string."""
+    counts = runs["counts"]
+    if isinstance(counts, (str, bytes)):
+        counts = _uncompressed(counts.encode() if isinstance(counts, str) else counts)
+    return counts
 
 
 def _uncompressed(text: bytes) -> list[int] | None:

@@ -1,0 +1,503 @@
+"""The COCO reader against pycocotools, and what it says of each kind of fault."""
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import Params
+
+from segjax.data.coco import COCO_SIGMAS, CocoSource, flip_pairs
+from segjax.data.segmentations import segmentation_fault, segmentation_to_mask
+from segjax.data.source import DataError
+
+SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
+
+
+def run_lengths(mask):
+    """Uncompressed COCO run lengths of a mask, column by column, the first of them zeros."""
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [2]])))
+    return {"size": list(mask.shape), "counts": np.diff(np.concatenate([[0], edges])).tolist()}
+
+
+def annotation(annotation_id, image_id=1, category_id=3, bbox=(10, 10, 10, 10), **more):
+    return {"id": annotation_id, "image_id": image_id, "category_id": category_id, "bbox": list(bbox), **more}
+
+
+@pytest.fixture
+def data(rng):
+    """Three images of 60x40 pixels (width x height); ids and categories out of order and with gaps."""
+    mask = np.zeros((40, 60), int)
+    mask[5:15, 20:50] = 1
+    compressed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    compressed["counts"] = compressed["counts"].decode()
+    return {
+        "images": [
+            {"id": i, "file_name": f"{name}.png", "height": 40, "width": 60}
+            for i, name in ((7, "seven"), (1, "one"), (5, "five"))
+        ],
+        "categories": [{"id": 90, "name": "zebra"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}],
+        "annotations": [
+            annotation(100, 7, 90, (10.5, 10.25, 9, 9.5), segmentation=SQUARE, area=99.5, iscrowd=0),
+            annotation(4, 1, 3, (20, 5, 30, 10), segmentation=compressed, area=300.0, iscrowd=1),
+            annotation(9, 7, 17, (20, 5, 30, 10), segmentation=run_lengths(mask), iscrowd=0),
+            annotation(2, 7, 3, (0, 0, 60, 40)),
+        ],
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes COCO data and an image for each of its entries; gives the paths of both."""
+
+    def write(data):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        for name in ("one", "five", "seven"):
+            Image.new("RGB", (60, 40), (200, 100, 50)).save(tmp_path / "images" / f"{name}.png")
+        file = tmp_path / "instances.json"
+        file.write_text(data if isinstance(data, str) else json.dumps(data))
+        return file, tmp_path / "images"
+
+    return write
+
+
+@pytest.fixture
+def read(write):
+    return lambda data, **options: CocoSource(*write(data), **options)
+
+
+def faults(source):
+    return {(p.kind, p.image_id, p.annotation_id): p for p in source.problems}
+
+
+def only_fault(source, kind, image_id, annotation_id=None):
+    """The single fault of a source, checked for naming what it is about."""
+    (problem,) = source.problems
+    assert (problem.kind, problem.image_id, problem.annotation_id) == (kind, image_id, annotation_id)
+    assert f"image {image_id}" in problem.detail and source.problems.summary().startswith(f"1 x {kind}")
+    assert annotation_id is None or f"annotation {annotation_id}" in problem.detail
+    return problem
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own decoding
+def test_agrees_with_pycocotools(write, data):
+    file, images = write(data)
+    source, reference = CocoSource(file, images), COCO(str(file))
+    assert (len(source), len(source.problems)) == (3, 0)
+    for i in range(len(source)):
+        info, found = source.info(i), source.annotations(i)
+        expected = reference.loadAnns(reference.getAnnIds(imgIds=[info.image_id]))
+        assert found.ids == tuple(a["id"] for a in expected)
+        for j, item in enumerate(expected):
+            x, y, w, h = item["bbox"]
+            np.testing.assert_allclose(found.boxes[j], [x, y, x + w, y + h])
+            assert source.category_ids[found.labels[j]] == item["category_id"]
+            assert found.crowd[j] == bool(item.get("iscrowd", 0)) and not found.difficult[j]
+            if "segmentation" in item:
+                assert found.segmentations[j] == item["segmentation"]
+                mask = segmentation_to_mask(found.segmentations[j], info.height, info.width)
+                np.testing.assert_array_equal(mask, reference.annToMask(item))
+
+
+def test_classes_follow_the_order_of_category_ids(read, data):
+    source = read(data)
+    assert source.classes == ("cat", "dog", "zebra") and source.category_ids == (3, 17, 90)
+    assert source.annotations(0).labels.tolist() == [2, 1, 0]
+
+
+def test_images_keep_the_order_of_the_file_and_may_have_no_object(read, data):
+    source = read(data, name="mine")
+    assert [source.info(i).image_id for i in range(3)] == [7, 1, 5] and source.name == "mine"
+    assert source.annotations(2).boxes.shape == (0, 4) and source.annotations(2).ids == ()
+    assert source.image(2).shape == (40, 60, 3) and source.image(2)[0, 0].tolist() == [200, 100, 50]
+
+
+def test_area_is_stated_else_of_the_mask_else_of_the_box(read, data):
+    assert read(data).annotations(0).areas.tolist() == [99.5, 300.0, 2400.0]
+
+
+def test_without_segmentations(read, data):
+    source = read(data, segmentations=False)
+    assert source.annotations(0).segmentations == (None, None, None)
+
+
+def test_a_source_survives_pickling(read, data):
+    data["annotations"].append(annotation(50, bbox=(10, 10, 0, 5)))
+    source = read(data)
+    again = pickle.loads(pickle.dumps(source))
+    assert list(again.problems) == list(source.problems) and again.info(1) == source.info(1)
+    assert again.annotations(0).segmentations == source.annotations(0).segmentations
+    np.testing.assert_array_equal(again.image(0), source.image(0))
+
+
+def test_returned_arrays_are_the_callers_own(read, data):
+    source = read(data)
+    source.annotations(0).boxes[:] = 0
+    assert source.annotations(0).boxes.max() == 60
+
+
+# Class maps.
+
+
+def test_a_given_class_map_is_matched_by_name(read, data):
+    source = read(data, classes=("zebra", "gnu", "cat"))
+    assert source.category_ids == (90, None, 3)
+    assert source.annotations(0).labels.tolist() == [0, 2] and source.annotations(0).ids == (100, 2)
+    problem = only_fault(source, "category not in the class map", 7, 9)
+    assert "'dog' (id 17)" in problem.detail and "first of 1" in problem.detail
+
+
+def test_left_out_categories_are_reported_once_each(read, data):
+    data["annotations"] += [annotation(1000 + i, 5, 17) for i in range(50)]
+    assert (
+        "first of 51" in only_fault(read(data, classes=("zebra", "cat")), "category not in the class map", 7, 9).detail
+    )
+
+
+def test_a_class_map_without_a_common_name_stops(read, data):
+    with pytest.raises(DataError, match=r"instances\.json.*none of its 4 annotations.*category 'zebra'"):
+        read(data, classes=("gnu",))
+
+
+@pytest.mark.parametrize("second", [{"id": 3, "name": "gnu"}, {"id": 4, "name": "cat"}])
+def test_categories_must_be_unique(read, data, second):
+    data["categories"].append(second)
+    with pytest.raises(DataError, match=r"instances\.json.*categories\[3\] repeats"):
+        read(data)
+
+
+# Boxes.
+
+
+@pytest.mark.parametrize(
+    ("bbox", "kind"),
+    [
+        ((10, 10, 0, 5), "zero-size box"),
+        ((10, 10, 5, 0), "zero-size box"),
+        ((59.999999999, 10, 1e-12, 5), "zero-size box"),
+        ((10, 10, -4, 5), "inverted box"),
+        ((60, 10, 5, 5), "box outside the image"),
+        ((-9, 10, 9, 5), "box outside the image"),
+        ((10, 1e9, 5, 5), "box outside the image"),
+        ((10, float("nan"), 5, 5), "malformed or non-finite box"),
+        ((10, 10, float("inf"), 5), "malformed or non-finite box"),
+        ((10, 10, 1e300, 5), "malformed or non-finite box"),
+        ((10, 10, 5), "malformed or non-finite box"),
+        ((10, 10, 5, "5"), "malformed or non-finite box"),
+        ((10, 10, 5, None), "malformed or non-finite box"),
+        ((), "malformed or non-finite box"),
+    ],
+)
+def test_unusable_boxes_are_skipped(read, data, bbox, kind):
+    data["annotations"].append(annotation(55, 5, bbox=bbox))
+    source = read(data)
+    problem = only_fault(source, kind, 5, 55)
+    assert problem.action == "skipped" and str(list(bbox)) in problem.detail.replace("NaN", "nan")
+    assert source.annotations(2).ids == ()
+
+
+@pytest.mark.parametrize("bbox", [None, "10,10,5,5", 3, {"x": 1}])
+def test_a_box_that_is_no_list_is_skipped(read, data, bbox):
+    data["annotations"].append({**annotation(55, 5), "bbox": bbox})
+    only_fault(read(data), "malformed or non-finite box", 5, 55)
+
+
+@pytest.mark.parametrize(
+    ("bbox", "clipped"),
+    [((-5, 10, 20, 10), (0, 10, 15, 20)), ((50, 30, 20, 20), (50, 30, 60, 40)), ((-1e5, -9, 2e5, 99), (0, 0, 60, 40))],
+)
+def test_boxes_partly_outside_are_clipped_and_reported(read, data, bbox, clipped):
+    data["annotations"].append(annotation(55, 5, bbox=bbox))
+    source = read(data)
+    assert only_fault(source, "box partly outside the image", 5, 55).action == "clipped"
+    assert source.annotations(2).boxes.tolist() == [list(clipped)]
+
+
+def test_an_overshoot_of_a_pixel_is_rounding(read, data):
+    data["annotations"].append(annotation(55, 5, bbox=(-0.5, -1, 61, 42)))
+    source = read(data)
+    assert len(source.problems) == 0 and source.annotations(2).boxes.tolist() == [[0, 0, 60, 40]]
+
+
+# References between records.
+
+
+def test_an_unknown_image_is_reported(read, data):
+    data["annotations"].append(annotation(55, 999))
+    assert only_fault(read(data), "unknown image", 999, 55).action == "skipped"
+
+
+def test_an_unknown_category_is_reported(read, data):
+    data["annotations"].append(annotation(55, 5, 4))
+    assert "category 4" in only_fault(read(data), "unknown category", 5, 55).detail
+
+
+def test_a_repeated_annotation_id_is_reported(read, data):
+    data["annotations"].append(annotation(4, 5))
+    source = read(data)
+    only_fault(source, "duplicate annotation id", 5, 4)
+    assert source.annotations(1).ids == (4,) and source.annotations(2).ids == ()
+
+
+def test_a_repeated_image_id_is_reported(read, data):
+    data["images"].append({**data["images"][2], "id": 7})
+    source = read(data)
+    assert "five.png" in only_fault(source, "duplicate image id", 7).detail and len(source) == 3
+    assert source.info(0).path.endswith("seven.png")
+
+
+def test_every_fault_is_counted_once(read, data):
+    data["annotations"] += [annotation(50 + i, 5, bbox=(10, 10, 0, 5)) for i in range(5)]
+    data["annotations"] += [annotation(60, 5, bbox=(10, 10, -1, 5)), annotation(61, 999)]
+    source = read(data)
+    for _ in range(2):
+        source.annotations(2)
+    assert source.problems.counts() == {
+        "zero-size box (skipped)": 5,
+        "unknown image (skipped)": 1,
+        "inverted box (skipped)": 1,
+    }
+
+
+# Image files.
+
+
+def test_a_missing_file_skips_its_image_only(read, data):
+    data["images"][1]["file_name"] = "gone.png"
+    source = read(data)
+    assert "'gone.png'" in only_fault(source, "missing image file", 1).detail
+    assert [source.info(i).image_id for i in range(len(source))] == [7, 5]
+    assert source.annotations(0).ids == (100, 9, 2)
+
+
+@pytest.mark.parametrize("name", ["../instances.json", "/etc/passwd", "x/../../instances.json", "link.png"])
+def test_a_file_outside_the_folder_is_never_opened(read, data, tmp_path, name):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "link.png").symlink_to("/etc/passwd")
+    data["images"][1]["file_name"] = name
+    source = read(data)
+    problem = only_fault(source, "file outside the data folder", 1)
+    assert repr(name) in problem.detail and problem.action == "image skipped" and len(source) == 2
+
+
+@pytest.mark.parametrize("size", [{}, {"height": 0, "width": 60}, {"height": 40, "width": -1}, {"height": "40"}])
+@pytest.mark.parametrize("extra", [{}, {"width": 10**9, "height": 40}], ids=["", "absurd"])
+def test_a_size_that_cannot_be_is_read_from_the_file(read, data, size, extra):
+    image = data["images"][2]
+    data["images"][2] = {"id": image["id"], "file_name": image["file_name"], **(extra or size)}
+    source = read(data)
+    assert only_fault(source, "image without a usable size", 5).action == "size read from the file"
+    assert source.info(2)[2:] == (40, 60)
+
+
+def test_another_size_than_stated_stops_decoding(read, data):
+    data["images"][2]["width"] = 59
+    with pytest.raises(DataError, match=r"five\.png.*image 5.*60x40.*59x40"):
+        read(data).image(2)
+
+
+def test_a_truncated_image_is_named(read, data):
+    source = read(data)
+    path = source.info(2).path
+    with open(path, "r+b") as file:
+        file.truncate(60)
+    with pytest.raises(DataError, match=r"five\.png.*image 5.*cannot be decoded"):
+        source.image(2)
+
+
+# Files that are not COCO.
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{'images': []}", "not valid JSON"), ("", "not valid JSON"), ("[1]", "holds a list"), ("{", "not valid JSON")],
+)
+def test_what_is_no_coco_json_is_named(read, content, message):
+    with pytest.raises(DataError, match=rf"instances\.json.*{message}"):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "where"),
+    [
+        (None, "images", "the file"),
+        (None, "annotations", "the file"),
+        (None, "categories", "the file"),
+        ("images", "id", r"images\[0\]"),
+        ("images", "file_name", r"images\[0\]"),
+        ("categories", "id", r"categories\[0\]"),
+        ("categories", "name", r"categories\[0\]"),
+        ("annotations", "id", r"annotations\[0\]"),
+        ("annotations", "image_id", r"annotations\[0\]"),
+        ("annotations", "category_id", r"annotations\[0\] \(id 100\)"),
+        ("annotations", "bbox", r"annotations\[0\] \(id 100\)"),
+    ],
+)
+def test_a_missing_field_is_named(read, data, section, field, where):
+    del (data if section is None else data[section][0])[field]
+    with pytest.raises(DataError, match=rf"instances\.json.*{where} has no '{field}'"):
+        read(data)
+
+
+@pytest.mark.parametrize("value", [None, 1.5, [1], True])
+def test_an_id_that_is_none_is_named(read, data, value):
+    data["annotations"][1]["image_id"] = value
+    with pytest.raises(DataError, match=r"annotations\[1\] has 'image_id' .* not an id"):
+        read(data)
+
+
+def test_a_section_of_another_type_is_named(read, data):
+    with pytest.raises(DataError, match="'images' is not a list of objects"):
+        read({**data, "images": {"1": {}}})
+
+
+def test_missing_paths_are_named(tmp_path, write, data):
+    file, images = write(data)
+    with pytest.raises(DataError, match=r"gone\.json.*cannot be read"):
+        CocoSource(tmp_path / "gone.json", images)
+    with pytest.raises(DataError, match=r"image folder .*gone"):
+        CocoSource(file, tmp_path / "gone")
+
+
+@pytest.mark.parametrize("what", ["images", "annotations"])
+def test_nothing_usable_stops_with_one_sentence(read, data, what):
+    for image in data["images"] if what == "images" else ():
+        image["file_name"] = "gone.png"
+    for item in data["annotations"] if what == "annotations" else ():
+        item["bbox"] = [10, 10, 0, 0]
+    with pytest.raises(DataError, match=rf"instances\.json.*none of its \d {what} can be used \(\d x ") as caught:
+        read(data)
+    assert "\n" not in str(caught.value)
+
+
+# Segmentations.
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ([[1, 2, 3, 4]], "4 coordinates"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "7 coordinates"),
+        ([SQUARE[0], []], "0 coordinates"),
+        ([1, 2, 3, 4, 5, 6], "a polygon is a int"),
+        ([[1, 2, 3, 4, 5, None]], "not a number"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "not finite"),
+        ([[1, 2, 3, 4, 5, 1e9]], "further outside"),
+        ("mask.png", "it is a str"),
+        ({"counts": [2400]}, "lack 'size'"),
+        ({"size": [60, 40], "counts": [2400]}, r"size \[60, 40\]"),
+        ({"size": [40, 60], "counts": [2399]}, "add up to 2399"),
+        ({"size": [40, 60], "counts": [2401, -1]}, "cut short"),
+        ({"size": [40, 60], "counts": "P"}, "cut short"),
+        ({"size": [40, 60], "counts": "é"}, "cut short"),
+        ({"size": [40, 60], "counts": "0"}, "add up to 0"),
+    ],
+)
+def test_a_malformed_segmentation_is_dropped_and_its_box_kept(read, data, segmentation, reason):
+    data["annotations"] += [
+        annotation(55, 5, segmentation=segmentation),
+        annotation(56, 5, segmentation=SQUARE),
+    ]
+    source = read(data)
+    problem = only_fault(source, "malformed segmentation", 5, 55)
+    assert problem.action == "segmentation dropped, box kept"
+    with pytest.raises(DataError, match=reason):
+        segmentation_to_mask(segmentation, 40, 60)
+    assert segmentation_fault(segmentation, 40, 60) in problem.detail
+    assert source.annotations(2).ids == (55, 56) and source.annotations(2).segmentations == (None, SQUARE)
+
+
+def test_no_segmentation_is_no_fault(read, data):
+    data["annotations"] += [annotation(55, 5, segmentation=[]), annotation(56, 5, segmentation=None)]
+    source = read(data)
+    assert len(source.problems) == 0 and source.annotations(2).segmentations == (None, None)
+
+
+def test_compressed_run_lengths_of_any_mask_are_accepted(rng):
+    for density in (0.0, 0.01, 0.5, 0.99, 1.0):
+        mask = rng.random((83, 131)) < density
+        runs = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        for counts in (runs["counts"], runs["counts"].decode()):
+            np.testing.assert_array_equal(segmentation_to_mask({**runs, "counts": counts}, 83, 131), mask)
+        np.testing.assert_array_equal(segmentation_to_mask(run_lengths(mask.astype(int)), 83, 131), mask)
+
+
+def test_a_cut_string_never_reaches_pycocotools(rng):
+    mask = rng.random((40, 60)) < 0.5
+    runs = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    for length in range(len(runs["counts"])):
+        assert segmentation_fault({**runs, "counts": runs["counts"][:length]}, 40, 60)
+
+
+# Keypoints.
+
+
+@pytest.fixture
+def people(data):
+    """The data with joints on category 3 and two people in image 7, of whom one has keypoints."""
+    names = list(COCO_SIGMAS)
+    data["categories"][1].update(keypoints=names, skeleton=[[16, 14], [1, 2]])
+    points = np.column_stack([np.arange(17), np.arange(17) + 0.5, np.arange(17) % 3]).ravel().tolist()
+    data["annotations"].append(annotation(60, 7, 3, keypoints=points, num_keypoints=11))
+    return data
+
+
+def test_keypoints_are_read(read, people):
+    source = read(people, keypoints=True)
+    joints, found = source.keypoints, source.annotations(0)
+    assert joints.names[:3] == ("nose", "left_eye", "right_eye") and joints.skeleton == ((15, 13), (0, 1))
+    assert found.keypoints.shape == (4, 17, 3) and not found.keypoints[:3].any()
+    np.testing.assert_array_equal(found.keypoints[3].ravel(), people["annotations"][-1]["keypoints"])
+    np.testing.assert_allclose(joints.sigmas, Params("keypoints").kpt_oks_sigmas)
+    assert source.annotations(2).keypoints.shape == (0, 17, 3)
+
+
+def test_keypoints_are_left_unless_asked_for(read, people):
+    source = read(people)
+    assert source.keypoints is None and source.annotations(0).keypoints is None
+
+
+def test_other_joints_have_no_sigmas(read, people):
+    people["categories"][1]["keypoints"] = ["head", "left_hand", "right_hand", "left_ear"]
+    people["annotations"][-1]["keypoints"] = [1, 2, 2] * 4
+    joints = read(people, keypoints=True).keypoints
+    assert joints.sigmas is None and joints.flip == (0, 2, 1, 3)
+
+
+def test_flip_pairs_is_an_involution_that_swaps_sides():
+    names = tuple(COCO_SIGMAS)
+    flip = flip_pairs(names)
+    assert [flip[i] for i in flip] == list(range(17)) and flip[0] == 0
+    assert all(names[i].replace("left", "right") == names[j] for i, j in enumerate(flip) if "left" in names[i])
+
+
+@pytest.mark.parametrize(
+    "points", [[1, 2, 2], [1, 2, 3] * 17, [1, float("nan"), 2] * 17, [1, 2, None] * 17, "none"], ids=range(5)
+)
+def test_malformed_keypoints_are_dropped(read, people, points):
+    people["annotations"].append(annotation(61, 5, keypoints=points))
+    source = read(people, keypoints=True)
+    assert only_fault(source, "malformed keypoints", 5, 61).action == "keypoints dropped, box kept"
+    assert source.annotations(2).ids == (61,) and not source.annotations(2).keypoints.any()
+
+
+def test_keypoints_need_one_list_of_joints(read, data, people):
+    two = copy.deepcopy(people)
+    two["categories"][0]["keypoints"] = ["tail"]
+    with pytest.raises(DataError, match="2 lists of joints"):
+        read(two, keypoints=True)
+    del people["categories"][1]["keypoints"]
+    with pytest.raises(DataError, match=r"0 lists of joints.*keypoints=False"):
+        read(people, keypoints=True)
+
+
+@pytest.mark.parametrize("skeleton", [[1, 2], [[1, 2, 3]], [["a", "b"]], 5])
+def test_a_malformed_skeleton_is_named(read, people, skeleton):
+    people["categories"][1]["skeleton"] = skeleton
+    with pytest.raises(DataError, match=r"instances\.json.*'skeleton'.*not lists"):
+        read(people, keypoints=True)
