@@ -225,7 +225,7 @@ def draw_segmentation(
     """A label map in the colours of its classes, over the image or (None) on black.
 
     Args:
-    """A white strip as wide as the canvas: a coloured square and a name for each entry, in as many rows as needed."""
+        label_map: Class ids; those outside `classes` (255, to ignore) are left uncoloured over an image, grey without.
         classes: Names by id, the background's among them.
         background: Id 0 is the background and stays uncoloured; id i has the colour that a detector's class i - 1 has.
         legend: A strip below with the names of the classes that occur.
@@ -253,7 +253,7 @@ def draw_segmentation(
 
 
 def _legend(canvas: np.ndarray, entries: list[tuple[str, np.ndarray]]) -> np.ndarray:
-    """A white strip as wide as the canvas: a coloured square and a name for each entry, in as many rows as it takes."""
+    """A white strip as wide as the canvas: a coloured square and a name for each entry, in rows."""
     size = _font_size(canvas)
     font, row, x, y, places = _font(size), size + 8, 4, 4, []
     for name, colour in entries:
