@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 Bucket = tuple[int, int]
 """(height, width) in pixels."""
@@ -90,7 +90,7 @@ def assign(height: Sides, width: Sides, buckets: Sequence[Bucket]) -> Int[np.nda
     height, width = np.asarray(height), np.asarray(width)
     scales = _scales(height, width, buckets)
     pixels = np.array([bucket_height * bucket_width for bucket_height, bucket_width in buckets], np.float64)
-    largest: Bool[np.ndarray, "*n k"] = scales == scales.max(axis=-1, keepdims=True)
+    largest = scales == scales.max(axis=-1, keepdims=True)
     return np.asarray(np.where(largest, pixels, np.inf).argmin(axis=-1))
 
 

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -13,7 +13,7 @@ from jaxtyping import Int
 from segjax.data import buckets as bucketing
 from segjax.data.buckets import Bucket, PlannedBatch
 from segjax.data.source import DataError, Example, Problem
-from segjax.data.transforms import Fit, Transform, fit_inside, pad, select
+from segjax.data.transforms import Fit, Transform, fit_inside, place, select
 from segjax.types import Batch, Instances
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ def assemble(examples: Sequence[Example | None], samples: Sequence[int], *, buck
         ValueError: where an image is larger than the bucket or has more objects than `capacity`.
     """
     count = len(examples)
-    images = np.zeros((count, *bucket, 3), np.uint8)
+    images = np.zeros((count, *bucket, 3), np.uint8)  # memory that comes zeroed, so that padding costs nothing
     sizes = np.tile(np.array(bucket, np.int32), (count, 1))
     boxes = np.zeros((count, capacity, 4), np.float32)
     labels = np.zeros((count, capacity), np.int32)
     valid = np.zeros((count, capacity), bool)
     for i, example in enumerate(examples):
         if example is not None:
-            images[i], sizes[i] = pad(example.image, bucket), example.image.shape[:2]
+            sizes[i] = place(example.image, images[i])
             number = len(example.labels)
             boxes[i, :number], labels[i, :number], valid[i, :number] = example.boxes, example.labels, True
     return Batch(images, sizes, Instances(boxes, labels, valid), np.asarray(samples, np.int32))
@@ -96,6 +96,7 @@ class Loader:
     when_unreadable = "left out"
 
     def read(self, index: int) -> tuple[Example, dict[str, int]] | Problem:
+        """What `training_example` gives, or why it gives nothing."""
         try:
             return training_example(self.source, index)
         except DataError as error:
@@ -110,6 +111,8 @@ class Loader:
 
 @dataclasses.dataclass(frozen=True)
 class TrainLoader(Loader):
+    """The training batch of a step: `segjax.data.pipeline.train_batches` without reading ahead."""
+
     seed: int
     fit: Fit
     transforms: tuple[Transform, ...]
@@ -134,22 +137,25 @@ class TrainLoader(Loader):
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_plans"}
 
-    def readable(self, index: int, problems: list[Problem]) -> tuple[int, Example, dict[str, int]]:
-        """Image `index`, or in the place of an unreadable one the next readable image of its bucket."""
-        read = self.read(index)
-        if not isinstance(read, Problem):
-            return index, *read
+    def candidates(self, index: int) -> Iterator[int]:
+        """Image `index`, then those that can stand in for it: the others of its bucket by index, wrapping around."""
+        yield index
         same = np.flatnonzero(self.bucket_ids == self.bucket_ids[index])
-        start = int(np.searchsorted(same, index))
-        for candidate in map(int, np.roll(same, -start)):
+        yield from map(int, np.roll(same, -np.searchsorted(same, index))[1:])
+
+    def readable(self, index: int, problems: list[Problem]) -> tuple[int, Example, dict[str, int]]:
+        """The first of the candidates for image `index` that can be read; the others go to `problems`."""
+        tried: list[Problem] = []
+        for candidate in self.candidates(index):
             read = self.read(candidate)
             if not isinstance(read, Problem):
+                problems += tried
                 return candidate, *read
-            problems.append(read)
-        bucket = self.buckets[int(self.bucket_ids[index])]
+            tried.append(read)
+        height, width = self.buckets[int(self.bucket_ids[index])]
         raise DataError(
-            f"{self.source.name}: none of the {len(same)} images of the {bucket[0]}x{bucket[1]} bucket can be read; "
-            f"the first of them: {problems[-len(same)].detail}"
+            f"{self.source.name}: none of the {len(tried)} images of the {height}x{width} bucket can be read; "
+            f"the first of them: {tried[0].detail}"
         )
 
     def sample(
@@ -180,6 +186,8 @@ class TrainLoader(Loader):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationLoader(Loader):
+    """The evaluation batch of a step: `segjax.data.pipeline.evaluation_batches` without reading ahead."""
+
     @functools.cached_property
     def plan(self) -> list[PlannedBatch]:
         return bucketing.plan_evaluation(self.bucket_ids, batch_size=self.batch_size)

@@ -68,7 +68,11 @@ class Batches(Iterator[Batch]):
             self._iterator = _ahead(
                 self._load, self.step, self._stop, threads=self._threads, workers=self._workers, ahead=self._ahead
             )
-        loaded = _unflat(next(self._iterator))
+        try:
+            loaded = _unflat(next(self._iterator))
+        except Exception:
+            self.close()  # grain would go on with the batch after the one that failed
+            raise
         self.step += 1
         return self._account(loaded)
 

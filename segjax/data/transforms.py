@@ -53,14 +53,16 @@ def crop(example: Example, *, top: int, left: int, height: int, width: int) -> E
     return dataclasses.replace(example, image=image, boxes=np.clip(example.boxes - shift, 0, limit))
 
 
-def pad(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The image at the top left of a black one of `size`, (height, width) in pixels. ValueError where it is larger."""
+def place(image: UInt8[np.ndarray, "h w 3"], canvas: UInt8[np.ndarray, "h2 w2 3"]) -> tuple[int, int]:
+    """Writes the image to the top left of `canvas`, in place, and returns its size. ValueError where it is larger."""
     height, width = image.shape[:2]
-    if height > size[0] or width > size[1]:
-        raise ValueError(f"an image of {height}x{width} does not fit into {size[0]}x{size[1]}: a transform enlarged it")
-    padded = np.zeros((*size, 3), np.uint8)
-    padded[:height, :width] = image
-    return padded
+    if height > canvas.shape[0] or width > canvas.shape[1]:
+        raise ValueError(
+            f"an image of {height}x{width} does not fit into {canvas.shape[0]}x{canvas.shape[1]}: "
+            "a transform enlarged it beyond the bucket"
+        )
+    canvas[:height, :width] = image
+    return height, width
 
 
 def fit_inside(example: Example, rng: np.random.Generator, bucket: Bucket) -> Example:
@@ -81,7 +83,9 @@ def letterbox(example: Example, size: tuple[int, int]) -> tuple[Example, tuple[i
     """
     height, width, _ = fit(*example.image.shape[:2], size)
     fitted = resize(example, (height, width))
-    return dataclasses.replace(fitted, image=pad(fitted.image, size)), (height, width)
+    canvas = np.zeros((*size, 3), np.uint8)
+    inside = place(fitted.image, canvas)
+    return dataclasses.replace(fitted, image=canvas), inside
 
 
 def unletterbox(

@@ -211,7 +211,7 @@ def test_the_largest_objects_are_kept_in_their_order():
 def test_an_unreadable_image_is_replaced_and_reported_once():
     source = Rectangles(broken={3, 6, 20})
     batches = take(train(source), 12)
-    assert [problem.image_id for problem in source.problems] and len(source.problems) == 3
+    assert len(source.problems) == 3
     assert {problem.image_id for problem in source.problems} == {"image3", "image6", "image20"}
     assert source.problems.counts() == {"undecodable image (replaced)": 3}
     whole = take(train(Rectangles()), 12)
@@ -225,7 +225,12 @@ def test_an_unreadable_image_is_replaced_and_reported_once():
 def test_a_bucket_of_unreadable_images_stops_with_one_sentence():
     batches = train(Rectangles(broken=range(0, 21, 3)), transforms=())
     with pytest.raises(DataError, match="rectangles: none of the 7 images of the 32x48 bucket can be read"):
-        take(batches, 6)
+        list(batches)
+    failed = batches.step
+    with pytest.raises(DataError, match="none of the 7 images"):  # and is not passed over
+        next(batches)
+    assert batches.step == failed
+    batches.close()
 
 
 def test_an_evaluation_shows_each_image_once():

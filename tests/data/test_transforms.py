@@ -96,9 +96,9 @@ def test_letterbox_pads_below_and_to_the_right_and_comes_back():
     assert_boxes_match_pixels(on_black, tolerance=0.51)
 
 
-def test_padding_refuses_a_larger_image():
+def test_a_canvas_refuses_a_larger_image():
     with pytest.raises(ValueError, match="90x120 does not fit into 64x128"):
-        transforms.pad(np.zeros((90, 120, 3), np.uint8), (64, 128))
+        transforms.place(np.zeros((90, 120, 3), np.uint8), np.zeros((64, 128, 3), np.uint8))
 
 
 @pytest.mark.parametrize("scales", [(0.3, 0.9), (1.1, 3.0)])
