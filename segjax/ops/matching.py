@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
@@ -31,7 +30,7 @@ def match(
     positive_threshold: float,
     negative_threshold: float,
     allow_low_quality: bool = False,
-    chunk: int = 64,
+    chunk: int = 8,
 ) -> Matches:
     """Labels each anchor by its best IoU with the valid ground truth.
 
@@ -93,4 +92,4 @@ def _best(anchors: Array, boxes: Array, valid: Array, chunk: int) -> tuple[Array
 
     # Only as far as the last valid box: padding costs nothing.
     last = jnp.max(jnp.where(valid, jnp.arange(valid.shape[0], dtype=jnp.int32) + 1, 0))
-    return jax.lax.fori_loop(0, (last + chunk - 1) // chunk, step, start)
+    return lax.fori_loop(0, (last + chunk - 1) // chunk, step, start)
