@@ -145,7 +145,7 @@ def _turn(degrees: float) -> np.ndarray:
 def _frame(points: np.ndarray, margin: float) -> tuple[np.ndarray, tuple[int, int]]:
     """Offset of a rectangle of whole pixels around `points` with `margin` pixels to spare, and its (height, width)."""
     low = np.floor(points.min(0) - margin)
-    width, height = (np.ceil(points.max(0) + margin) - low).astype(int)
+    width, height = (np.ceil(points.max(0) + margin) - low).astype(int).tolist()
     return low, (height, width)
 
 
@@ -157,7 +157,8 @@ def _fixed_point(points: np.ndarray) -> np.ndarray:
 def _shape(name: str, rng: Rng, diameter: float) -> Sketch:
     kind = _SHAPES[name]
     angle = rng.uniform(-kind.period / 2, kind.period / 2)
-    contours = [contour * diameter @ _turn(angle) + rng.uniform(0, 1) for contour in kind.contours(rng)]
+    offset = rng.uniform(0, 1, 2)
+    contours = [contour * diameter @ _turn(angle) + offset for contour in kind.contours(rng)]
     outline = rng.uniform(0.03, 0.06) * diameter if rng.random() < 0.4 else 0.0
     low, (height, width) = _frame(np.concatenate(contours), outline + 1)
     parts = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
@@ -277,8 +278,8 @@ def _draw_head(parts: np.ndarray, centre: np.ndarray, turn: np.ndarray, height: 
         at = _fixed_point(centre + np.array(offset) * height @ turn)
         cv2.circle(parts, at.tolist(), round(radius * SUPERSAMPLING * 16), part, -1, shift=4)
 
-    disc((0, 0), _HEAD * height + max(0.014 * height, 0.5), OUTLINE)
-    disc((0, 0), _HEAD * height, HEAD if front else FACE)
+    disc((0.0, 0.0), _HEAD * height + max(0.014 * height, 0.5), OUTLINE)
+    disc((0.0, 0.0), _HEAD * height, HEAD if front else FACE)
     if front:
         for side in (-1, 1):
             disc((side * 0.033, -0.01), max(0.016 * height, 0.4), FACE)

@@ -233,8 +233,8 @@ def _annotation(drawn: Scene, index: int) -> dict[str, Any]:
     return annotation
 
 
-def _keypoints(joints: np.ndarray, mask: np.ndarray) -> list[float]:
-    triples: list[float] = []
+def _keypoints(joints: np.ndarray, mask: np.ndarray) -> list[float | int]:
+    triples: list[float | int] = []
     for x, y in joints:
         column, row = int(np.floor(x)), int(np.floor(y))
         if 0 <= row < mask.shape[0] and 0 <= column < mask.shape[1]:
