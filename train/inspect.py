@@ -1,0 +1,45 @@
+"""What a recipe's data holds and what training will make of it, before any training.
+
+    python -m train.inspect NAME [--field value ...]
+
+Prints, for each part of the data set, counts, box sizes, the bucket plan, objects beyond the capacity and every kind of
+fault, and writes runs/NAME/inspect_PART.png, a sheet of labelled images.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from segjax.data.buckets import Bucket
+from segjax.data.inspection import Inspection, inspect, picture
+from segjax.data.source import Source
+from segjax.visualize import save_png
+from train.runtime import one_sentence, recipe_from, say, told
+
+
+def inspect_source(source: Source, buckets: Sequence[Bucket], capacity: int, out: pathlib.Path) -> Inspection:
+    """Inspects one part of a data set, decoding all images; writes the sheet of labelled images to `out`."""
+    found = inspect(source, buckets=buckets, capacity=capacity)
+    save_png(out, picture(source))
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    """Inspects every part that a recipe names; all are read with the class map of the part to train on."""
+    name, recipe = recipe_from(arguments, program="python -m train.inspect")
+    data, classes = recipe.data, None
+    with one_sentence():
+        for part in ("train", "val", "test"):
+            if not getattr(data, part):
+                continue
+            with told(f"{name}: inspecting {part}"):
+                source = data.source(part, classes)
+                out = recipe.run / f"inspect_{part}.png"
+                found = inspect_source(source, data.buckets, data.capacity, out)
+            classes = source.classes
+            print(f"{found.text()}\n")
+            say(f"labelled images: {out}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
