@@ -2,9 +2,15 @@
 
 Boxes are `xyxy` in pixels of the image; `spatial_scale` (or 1 / stride) takes them to the feature map. Written for one
 image; `jax.vmap` adds a batch. Coordinates and sums are float32, the result has the dtype of the features. Boxes get
-no gradient, as in torchvision: what pooling does to a box is not smooth, and detectors learn boxes by regression.
+no gradient, as in torchvision.
+
+The backward passes add into the map with a scatter. On CPU it runs in a fixed order, so that equal inputs give equal
+bits. On a GPU it uses atomic additions, whose order and therefore last bits vary, unless XLA is told otherwise with
+`XLA_FLAGS=--xla_gpu_deterministic_ops=true`. The forward passes only gather and are deterministic everywhere.
 """
 
+import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -12,20 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+Number = int | float
+# What one step of a backward pass holds besides its result. On CPU it should fit in the second-level cache (measured:
+# 1 to 4 MiB alike, 16 MiB twice as slow); elsewhere a step should fill the device.
+SCATTER_BYTES = {"cpu": 3 << 20, "other": 256 << 20}
+
 
 def roi_align(
     features: Float[Array, "h w c"],
     boxes: Float[Array, "n 4"],
     *,
     output_size: int | tuple[int, int],
-    spatial_scale: float | int,
+    spatial_scale: Number,
     sampling_ratio: int = 2,
     aligned: bool = False,
 ) -> Float[Array, "n oh ow c"]:
     """The features of each box, resampled bilinearly to `output_size` (RoIAlign, He et al. 2017, section 3).
 
     A box is cut into oh x ow bins; a bin is the mean of sampling_ratio x sampling_ratio bilinear samples on a regular
-    grid. A sample more than one cell outside the map counts as zero, one less far out takes the border's value.
+    grid. A sample more than one cell outside the map counts as zero, one less far out takes the border's value. Equal
+    to `torchvision.ops.roi_align` in value and gradient.
 
     Args:
         features: one feature map.
@@ -34,20 +46,15 @@ def roi_align(
         output_size: bins, (oh, ow) or one number for both.
         spatial_scale: cells a pixel, 1 / stride.
         sampling_ratio: samples along each side of a bin.
-        aligned: True puts the centre of cell 0 at half a cell, as it should be; False is what torchvision's Faster
-            and Mask R-CNN weights were trained with.
+        aligned: shifts boxes by half a cell, which puts the centre of cell 0 at half a cell. Faster and Mask R-CNN in
+            torchvision are trained without.
 
     Raises:
-        ValueError: sampling_ratio is below 1.
+        ValueError: sampling_ratio or an output size is below 1.
     """
-    return multilevel_roi_align(
-        [features],
-        boxes,
-        output_size=output_size,
-        strides=[1 / spatial_scale],
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
-    )
+    size = _checked_size(output_size, sampling_ratio)
+    level = jnp.zeros(boxes.shape[0], jnp.int32)
+    return _align([features], boxes, level, [float(spatial_scale)], size, sampling_ratio, aligned, None)
 
 
 def multilevel_roi_align(
@@ -55,81 +62,59 @@ def multilevel_roi_align(
     boxes: Float[Array, "n 4"],
     *,
     output_size: int | tuple[int, int],
-    strides: Sequence[float | int],
+    strides: Sequence[Number],
     sampling_ratio: int = 2,
     aligned: bool = False,
-    canonical_size: float | int = 224,
+    canonical_size: Number = 224,
     canonical_level: int = 4,
     valid: Bool[Array, "n"] | None = None,
 ) -> Float[Array, "n oh ow c"]:
-    """`roi_align` of each box on the one pyramid level that `box_levels` gives it."""
-    if sampling_ratio < 1:
-        raise ValueError(f"sampling_ratio must be 1 or more, not {sampling_ratio}: an adaptive grid has no fixed size.")
-    size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    """`roi_align` of each box on one level of a feature pyramid, the level that `box_levels` names.
+
+    The levels are laid out as one table of cells, so that a box costs the same on any level and none is pooled twice.
+    Equal to `torchvision.ops.MultiScaleRoIAlign`.
+
+    Args:
+        features: one map a level, the finest first.
+        boxes: `xyxy` in image pixels; see `roi_align`.
+        output_size, sampling_ratio, aligned: see `roi_align`.
+        strides: pixels a cell of each level, each twice the one before.
+        canonical_size, canonical_level: see `box_levels`.
+        valid: where False, a box gives zeros and no gradient, and its coordinates mean nothing.
+
+    Raises:
+        ValueError: strides do not fit the levels or do not double; sampling_ratio or an output size is below 1.
+    """
+    size = _checked_size(output_size, sampling_ratio)
+    if len(features) != len(strides):
+        raise ValueError(f"Give one stride for each feature map: {len(features)} maps, but strides={tuple(strides)}.")
     level = box_levels(boxes, strides=strides, canonical_size=canonical_size, canonical_level=canonical_level)
-    shapes = np.array([f.shape[:2] for f in features], np.int32)
-    starts = np.cumsum([0, *shapes.prod(1)[:-1]]).astype(np.int32)
-    scales = np.array([1 / s for s in strides], np.float32)
-    height, width = jnp.asarray(shapes)[level].T
-    boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32) * jnp.asarray(scales)[level][:, None]
-    boxes = boxes - (0.5 if aligned else 0.0)
-    y, wy = _samples(boxes[:, 1], boxes[:, 3], height, size[0], sampling_ratio, aligned)
-    x, wx = _samples(boxes[:, 0], boxes[:, 2], width, size[1], sampling_ratio, aligned)
-    if valid is not None:
-        wy = wy * valid[:, None, None].astype(wy.dtype)
-    table = jnp.concatenate([f.reshape(-1, f.shape[-1]) for f in features])
-    index = jnp.asarray(starts)[level][:, None, None] + y[:, :, None] * width[:, None, None] + x[:, None, :]
-    weight = wy[:, :, None] * wx[:, None, :]
-    pooled = jnp.zeros((boxes.shape[0], *size, table.shape[1]), jnp.float32)
-    k = 2 * sampling_ratio
-    index = index.reshape(-1, size[0], k, size[1], k)
-    weight = weight.reshape(-1, size[0], k, size[1], k)
-    for i in range(k):
-        for j in range(k):
-            pooled = pooled + table[index[:, :, i, :, j]].astype(jnp.float32) * weight[:, :, i, :, j, None]
-    return pooled.astype(table.dtype)
+    return _align(features, boxes, level, [1 / s for s in strides], size, sampling_ratio, aligned, valid)
 
 
 def box_levels(
     boxes: Float[Array, "n 4"],
     *,
-    strides: Sequence[float | int],
-    canonical_size: float | int = 224,
+    strides: Sequence[Number],
+    canonical_size: Number = 224,
     canonical_level: int = 4,
 ) -> Int[Array, "n"]:
     """Index into `strides` of the pyramid level of each box, eq. 1 of the FPN paper (Lin et al. 2017).
 
-    A box as large as canonical_size x canonical_size belongs to the level of stride 2**canonical_level, one of half
-    its side to the next finer level, and so on, within the levels there are. 1e-6 is added before rounding down, as
-    torchvision does, so that a side of exactly 112, 224 or 448 starts a level. An empty box has the finest level.
+    A square box of side canonical_size belongs to the level of stride 2**canonical_level, one of half that side to the
+    next finer level, and so on within the levels there are. 1e-6 is added before rounding down, as torchvision does,
+    so that sides of exactly 112, 224 and 448 pixels start a level. An empty box has the finest level.
+
+    Raises:
+        ValueError: strides do not double from level to level.
     """
-    boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32)
-    area = jnp.maximum((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), 0)
-    level = jnp.floor(canonical_level + jnp.log2(jnp.sqrt(area) / canonical_size) + 1e-6)
-    finest, coarsest = (round(np.log2(s)) for s in (strides[0], strides[-1]))
-    return jnp.clip(level, finest, coarsest).astype(jnp.int32) - finest
-
-
-def _samples(start, end, extent, bins, ratio, aligned):
-    """Cells [n, bins * 2 ratio] that the samples along one axis touch, with their weights.
-
-    start, end [n] in cells, extent [n] cells on the axis.
-    """
-    length = end - start
-    length = length if aligned else jnp.maximum(length, 1)
-    step = (length / bins)[:, None, None]
-    bin_start = start[:, None, None] + jnp.arange(bins, dtype=jnp.float32)[None, :, None] * step
-    at = bin_start + (jnp.arange(ratio, dtype=jnp.float32) + 0.5)[None, None, :] * step / ratio
-    last = (extent - 1).astype(jnp.float32)[:, None, None]
-    inside = (at >= -1) & (at <= last + 1)
-    at = jnp.clip(at, 0, last)
-    low = jnp.floor(at)
-    high = jnp.minimum(low + 1, last)
-    upper = at - low
-    cells = jnp.stack([low, high], -1).astype(jnp.int32)
-    weights = jnp.where(inside[..., None], jnp.stack([1 - upper, upper], -1), 0) / ratio
-    n = start.shape[0]
-    return cells.reshape(n, -1), weights.reshape(n, -1)
+    finest = round(math.log2(strides[0]))
+    if any(stride != 2 ** (finest + i) for i, stride in enumerate(strides)):
+        raise ValueError(f"strides must be powers of two that double from level to level, not {tuple(strides)}.")
+    boxes = boxes.astype(jnp.float32)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    level = jnp.floor(canonical_level + jnp.log2(jnp.sqrt(jnp.maximum(area, 0)) / canonical_size) + 1e-6)
+    return jnp.clip(level - finest, 0, len(strides) - 1).astype(jnp.int32)
 
 
 def roi_pool(
@@ -137,20 +122,141 @@ def roi_pool(
     boxes: Float[Array, "n 4"],
     *,
     output_size: int | tuple[int, int],
-    spatial_scale: float | int,
+    spatial_scale: Number,
 ) -> Float[Array, "n oh ow c"]:
     """The largest feature in each bin of each box (RoI pooling, Girshick 2015, section 2.1), quantised to whole cells.
 
-    Corners are rounded to cells (halves away from zero) and both belong to the box, so a box has at least one cell;
-    bins may share cells. A bin outside the map is zero. The gradient goes to the largest cell of a bin, among equals to
-    the first in row-major order. Boxes get no gradient.
+    Corners are rounded to cells (halves away from zero) and both belong to the box, which so has at least one cell;
+    neighbouring bins may share cells. A bin outside the map is zero. The gradient goes to the largest cell of a bin,
+    among equals to the first in row-major order. Equal to `torchvision.ops.roi_pool` in value and gradient.
+
+    Maxima over runs of 1, 2, 4... cells along both axes are tabulated once, after which a bin of any size is the
+    largest of four entries. The table holds, for a bin of a box as large as the map of up to s cells a side,
+    (1 + log2(s))**2 copies of the map: TBL MiB for a float32 map of 50 x 76 x 512 and 7 x 7 bins, twice that where a
+    gradient is taken, which also keeps the cell of each output (4 bytes).
+
+    Args:
+        features: one feature map.
+        boxes: `xyxy` in image pixels. They may leave the image. They get no gradient.
+        output_size: bins, (oh, ow) or one number for both.
+        spatial_scale: cells a pixel, 1 / stride.
+
+    Raises:
+        ValueError: an output size is below 1.
     """
-    size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    size = _checked_size(output_size)
     boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32) * np.float32(spatial_scale)
     corners = jnp.sign(boxes) * jnp.floor(jnp.abs(boxes) + 0.5)
     rows = _bins(corners[:, 1], corners[:, 3], features.shape[0], size[0])
     cols = _bins(corners[:, 0], corners[:, 2], features.shape[1], size[1])
     return _pool_max(features, rows, cols)
+
+
+def _checked_size(output_size: int | tuple[int, int], sampling_ratio: int = 1) -> tuple[int, int]:
+    """`output_size` as (oh, ow)."""
+    size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"output_size must be one or two numbers of bins, each 1 or more, not {output_size}.")
+    if sampling_ratio < 1:
+        raise ValueError(
+            f"sampling_ratio must be 1 or more, not {sampling_ratio}: a grid that adapts to the box has no static size."
+        )
+    return size
+
+
+def _align(features, boxes, level, scales, size, ratio, aligned, valid):
+    """RoIAlign of each box on the map `features[level]`."""
+    shapes = np.array([f.shape[:2] for f in features], np.int32)
+    starts = np.cumsum([0, *shapes.prod(1)[:-1]]).astype(np.int32)
+    start, height, width = (jnp.asarray(t)[level] for t in (starts, shapes[:, 0], shapes[:, 1]))
+    boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32) * jnp.asarray(scales, jnp.float32)[level][:, None]
+    boxes = boxes - 0.5 if aligned else boxes
+    y, weight_y = _samples(boxes[:, 1], boxes[:, 3], height, size[0], ratio, aligned)
+    x, weight_x = _samples(boxes[:, 0], boxes[:, 2], width, size[1], ratio, aligned)
+    if valid is not None:
+        weight_y = jnp.where(valid[:, None, None], weight_y, 0)
+    rows = start[:, None, None] + y * width[:, None, None]
+    cells = features[0].reshape(-1, features[0].shape[-1])
+    if len(features) > 1:
+        cells = jnp.concatenate([f.reshape(-1, f.shape[-1]) for f in features])
+    return _weighted_sum(cells, rows, x, weight_y, weight_x)
+
+
+def _samples(start, end, extent, bins, ratio, aligned):
+    """Cells and weights, each [n, bins, 2 ratio], of the samples of each bin along one axis.
+
+    start and end [n] are in cells, extent [n] is the number of cells there are.
+    """
+    length = (end - start)[:, None, None]
+    length = length if aligned else jnp.maximum(length, 1)
+    step = length / bins
+    offset = (jnp.arange(ratio, dtype=jnp.float32) + 0.5)[None, None, :]
+    at = start[:, None, None] + jnp.arange(bins, dtype=jnp.float32)[None, :, None] * step + offset * step / ratio
+    last = (extent - 1).astype(jnp.float32)[:, None, None]
+    inside = (at >= -1) & (at <= last + 1)
+    at = jnp.clip(at, 0, last)
+    low = jnp.floor(at)
+    upper = at - low
+    cells = jnp.concatenate([low, jnp.minimum(low + 1, last)], -1).astype(jnp.int32)
+    weights = jnp.concatenate([jnp.where(inside, 1 - upper, 0), jnp.where(inside, upper, 0)], -1)
+    return cells, weights / ratio
+
+
+@jax.custom_vjp
+def _weighted_sum(cells, rows, cols, weight_y, weight_x):
+    """sum over i, j of weight_y[n, p, i] weight_x[n, q, j] cells[rows[n, p, i] + cols[n, q, j]], [n, p, q, c]."""
+    total = 0.0
+    # Unrolled, so that XLA makes one loop of all the gathers and keeps none of them.
+    for i in range(rows.shape[2]):
+        for j in range(cols.shape[2]):
+            index = rows[:, :, None, i] + cols[:, None, :, j]
+            weight = weight_y[:, :, None, i] * weight_x[:, None, :, j]
+            found = cells.at[index].get(mode="promise_in_bounds")
+            total = total + found.astype(jnp.float32) * weight[..., None]
+    return total.astype(cells.dtype)
+
+
+def _weighted_sum_fwd(cells, *places):
+    # Of the cells only the shape and dtype are needed later; the slice keeps those without the memory.
+    return _weighted_sum(cells, *places), (cells[:, :0], *places)
+
+
+def _weighted_sum_bwd(saved, gradient):
+    cells, *places = saved
+    count, taps = places[0].shape[0], math.prod(places[0].shape[1:]) * math.prod(places[1].shape[1:])
+
+    def add(keep, total, gradient, rows, cols, weight_y, weight_x):
+        index = rows[:, :, :, None, None] + cols[:, None, None, :, :]
+        weight = jnp.where(keep[:, None, None], weight_y, 0)[:, :, :, None, None] * weight_x[:, None, None, :, :]
+        update = gradient[:, :, None, :, None].astype(jnp.float32) * weight[..., None]
+        return total.at[index].add(update, mode="promise_in_bounds")
+
+    total = jnp.zeros((cells.shape[0], gradient.shape[-1]), jnp.float32)
+    total = _by_chunks(add, total, (gradient, *places), count, 4 * taps * gradient.shape[-1])
+    return total.astype(cells.dtype), None, None, None, None
+
+
+_weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
+
+
+def _by_chunks(add, total, arrays, count, bytes_each):
+    """`total` after `add` has taken all `count` rows of `arrays`, as many at a time as the platform handles well."""
+    if count == 0:
+        return total
+
+    def run(budget, total, *arrays):
+        size = min(count, max(1, budget // bytes_each))
+
+        def body(i, total):
+            # The last chunk reaches back into the one before; what that has had is kept out.
+            start = jnp.minimum(i * size, count - size)
+            keep = start + jnp.arange(size) >= i * size
+            return add(keep, total, *(jax.lax.dynamic_slice_in_dim(a, start, size) for a in arrays))
+
+        return jax.lax.fori_loop(0, -(-count // size), body, total)
+
+    cpu, other = (functools.partial(run, SCATTER_BYTES[platform]) for platform in ("cpu", "other"))
+    return jax.lax.platform_dependent(total, *arrays, cpu=cpu, default=other)
 
 
 def _bins(start, end, extent, bins):
@@ -164,63 +270,96 @@ def _bins(start, end, extent, bins):
     return jnp.clip(jnp.stack([low, high], -1), 0, extent).astype(jnp.int32)
 
 
-def _larger(a, b):
-    """The pair (value, cell) with the larger value, among equals with the lower cell."""
-    take = (b[0] > a[0]) | ((b[0] == a[0]) & (b[1] < a[1]))
-    return jnp.where(take, b[0], a[0]), jnp.where(take, b[1], a[1])
-
-
-def _doubled(pair, axis):
-    """Maxima over runs of 1, 2, 4, ... cells along `axis` (a sparse table), stacked in front. Runs stop at the edge."""
-    levels, run = [pair], 1
-    extent = pair[0].shape[axis]
-    while run < extent:
-        index = jnp.minimum(jnp.arange(extent) + run, extent - 1)
-        levels.append(_larger(levels[-1], tuple(jnp.take(t, index, axis) for t in levels[-1])))
-        run *= 2
-    return tuple(jnp.stack(t) for t in zip(*levels))
-
-
 @jax.custom_vjp
 def _pool_max(features, rows, cols):
-    return _argmax_pool(features, rows, cols)[0]
-
-
-def _argmax_pool(features, rows, cols):
-    """Largest value of each bin and its cell, -1 in empty bins: two overlapping runs along each axis cover a bin."""
-    h, w, c = features.shape
-    cells = jnp.broadcast_to(jnp.arange(h * w, dtype=jnp.int32).reshape(h, w, 1), features.shape)
-    table = _doubled(_doubled((features, cells), 0), 2)
-    heights, widths = rows[..., 1] - rows[..., 0], cols[..., 1] - cols[..., 0]
-    ky, kx = (31 - jax.lax.clz(jnp.maximum(t, 1)) for t in (heights, widths))
-    levels_y = table[0].shape[1]
-    pair = None
-    for y in (rows[..., 0], rows[..., 1] - (1 << ky)):
-        for x in (cols[..., 0], cols[..., 1] - (1 << kx)):
-            index = (kx[:, None, :] * levels_y + ky[:, :, None]) * h + y[:, :, None]
-            index = index * w + x[:, None, :]
-            found = tuple(t.reshape(-1, c)[index] for t in table)
-            pair = found if pair is None else _larger(pair, found)
-    empty = (heights <= 0)[:, :, None, None] | (widths <= 0)[:, None, :, None]
-    return jnp.where(empty, 0, pair[0]), jnp.where(empty, -1, pair[1])
+    """The largest feature of each bin, rows [n, oh, 2] by cols [n, ow, 2], [n, oh, ow, c]."""
+    return _range_max((features,), rows, cols)[0]
 
 
 def _pool_max_fwd(features, rows, cols):
-    pooled, cell = _argmax_pool(features, rows, cols)
-    return pooled, (cell, features)
+    h, w = features.shape[:2]
+    cells = jnp.arange(h * w, dtype=jnp.int32).reshape(h, w, 1)
+    pooled, cell = _range_max((features, jnp.broadcast_to(cells, features.shape)), rows, cols)
+    return pooled, (features[:, :, :0], cell)
 
 
 def _pool_max_bwd(saved, gradient):
-    cell, features = saved
-    h, w, c = features.shape
-    channel = jnp.arange(c, dtype=jnp.int32)
-    where = jnp.where(cell < 0, h * w, cell)
-    total = (
-        jnp.zeros((h * w + 1, c), jnp.float32)
-        .at[where, jnp.broadcast_to(channel, where.shape)]
-        .add(gradient.astype(jnp.float32))
-    )
-    return total[:-1].reshape(h, w, c).astype(features.dtype), None, None
+    features, cell = saved
+    (h, w, _), (n, oh, ow, c) = features.shape, gradient.shape
+
+    def add(keep, total, gradient, cell):
+        # The gradient of an empty bin has nowhere to go.
+        index = jnp.maximum(cell, 0) * c + jnp.arange(c, dtype=jnp.int32)[None, None, None]
+        gradient = jnp.where((cell >= 0) & keep[:, None, None, None], gradient.astype(jnp.float32), 0)
+        return total.at[index].add(gradient, mode="promise_in_bounds")
+
+    total = _by_chunks(add, jnp.zeros(h * w * c, jnp.float32), (gradient, cell), n, 8 * oh * ow * c)
+    return total.reshape(h, w, c).astype(features.dtype), None, None
 
 
 _pool_max.defvjp(_pool_max_fwd, _pool_max_bwd)
+
+
+def _range_max(maps, rows, cols):
+    """The maximum of each bin over `maps`, (values,) or (values, cells), as `_larger` has it; (0, -1) in empty bins."""
+    h, w, c = maps[0].shape
+    levels_y, levels_x = (_levels(extent, t.shape[1]) for extent, t in ((h, rows), (w, cols)))
+    table = [t.reshape(-1, c) for t in _run_maxima(maps, levels_y, levels_x)]
+    (low_y, length_y, level_y), (low_x, length_x, level_x) = _cover(rows, levels_y), _cover(cols, levels_x)
+
+    def entry(i, j):
+        y = low_y + jnp.minimum(i << level_y, length_y - (1 << level_y))
+        x = low_x + jnp.minimum(j << level_x, length_x - (1 << level_x))
+        first = (level_y * levels_x * h + y)[:, :, None] * w + (level_x * h * w + x)[:, None, :]
+        return tuple(t.at[first].get(mode="clip") for t in table)
+
+    best = functools.reduce(_larger, [entry(i, j) for i in (0, 1) for j in (0, 1)])
+    # Only bins of boxes that reach far outside the map need more than two runs along an axis.
+    runs_y, runs_x = (jnp.max(-(-t >> k), initial=2) for t, k in ((length_y, level_y), (length_x, level_x)))
+    more = jnp.where(jnp.maximum(runs_y, runs_x) > 2, runs_y * runs_x, 0)
+    best = jax.lax.fori_loop(0, more, lambda i, best: _larger(best, entry(i // runs_x, i % runs_x)), best)
+    full = (length_y > 0)[:, :, None, None] & (length_x > 0)[:, None, :, None]
+    return tuple(jnp.where(full, t, empty) for t, empty in zip(best, (0, -1)))
+
+
+def _levels(extent, bins):
+    """How many runs 1, 2, 4... are tabulated: two of the longest cover a bin of a box as large as the map."""
+    return max(1, math.ceil(math.log2(-(-extent // bins) + 1)))
+
+
+def _cover(bins, levels):
+    """First cell, number of cells and level of the runs that cover each bin along one axis, each [n, bins]."""
+    length = bins[..., 1] - bins[..., 0]
+    level = 31 - jax.lax.clz(jnp.maximum(length, 1))
+    return bins[..., 0], length, jnp.minimum(level, levels - 1)
+
+
+def _run_maxima(maps, levels_y, levels_x):
+    """Maxima over runs of 2**i rows and 2**j columns that start at each cell, [levels_y, levels_x, h, w, c]."""
+    tables = []
+    for i in range(levels_y):
+        maps = maps if i == 0 else _larger(maps, _shifted(maps, 1 << (i - 1), 0))
+        wider = maps
+        for j in range(levels_x):
+            wider = wider if j == 0 else _larger(wider, _shifted(wider, 1 << (j - 1), 1))
+            tables.append(wider)
+    return [jnp.stack(t) for t in zip(*tables)]
+
+
+def _shifted(maps, by, axis):
+    """`maps` moved `by` cells to the start of `axis`; what comes in from outside is never the largest."""
+    edges = [(0, by if axis == i else 0, 0) for i in range(3)]
+
+    def shift(t, fill):
+        return jax.lax.pad(jax.lax.slice_in_dim(t, min(by, t.shape[axis]), None, axis=axis), fill, edges)
+
+    fills = (maps[0].dtype.type(-np.inf), np.int32(np.iinfo(np.int32).max))
+    return tuple(shift(t, fill) for t, fill in zip(maps, fills))
+
+
+def _larger(a, b):
+    """Of (value,) or (value, cell) pairs the one with the larger value, of equals that with the lower cell."""
+    if len(a) == 1:
+        return (jnp.maximum(a[0], b[0]),)
+    take = (b[0] > a[0]) | ((b[0] == a[0]) & (b[1] < a[1]))
+    return jnp.where(take, b[0], a[0]), jnp.where(take, b[1], a[1])
