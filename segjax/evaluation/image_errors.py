@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segjax.evaluation.evaluator import CollectedDetections, DetectionCollector, Source
+from segjax.evaluation.evaluator import CollectedDetections, DetectionCollector
 from segjax.evaluation.voc_ap import best_overlaps, mark_hits
 
 
@@ -30,8 +30,8 @@ def image_errors(
 ) -> list[ImageErrors]:
     """Missed objects and wrong detections of every image seen, in the order of the source.
 
-    Detections below `score_threshold` are as if not made. Matching is VOC's: each detection belongs to the object of its
-    class that it overlaps most, and only the first to reach `iou_threshold`, best score first, is right.
+    Detections below `score_threshold` are as if not made. Matching is VOC's: each detection belongs to the object of
+    its class that it overlaps most, and only the first to reach `iou_threshold`, best score first, is right.
     """
     found = collector.collected()
     kept = np.flatnonzero(found.scores >= score_threshold)
