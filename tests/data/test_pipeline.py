@@ -225,7 +225,7 @@ def test_an_unreadable_image_is_replaced_and_reported_once():
 def test_a_bucket_of_unreadable_images_stops_with_one_sentence():
     batches = train(Rectangles(broken=range(0, 21, 3)), transforms=())
     with pytest.raises(DataError, match="rectangles: none of the 7 images of the 32x48 bucket can be read"):
-        list(batches)
+        list(itertools.islice(batches, 6))
     failed = batches.step
     with pytest.raises(DataError, match="none of the 7 images"):  # and is not passed over
         next(batches)
