@@ -7,13 +7,13 @@ after as many rounds as the longest chain of suppressions, a handful, and gives 
 is no n x n matrix and no loop over single boxes.
 """
 
-
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 WORD = 32
 BLOCK = 256
+NO_LABEL = jnp.iinfo(jnp.int32).max
 
 
 def nms(
@@ -23,6 +23,7 @@ def nms(
     iou_threshold: float | Float[Array, ""],
     valid: Bool[Array, "n"] | None = None,
     max_output: int | None = None,
+    sorted: bool = False,
 ) -> Bool[Array, "n"]:
     """Which boxes greedy non-maximum suppression keeps.
 
@@ -35,8 +36,9 @@ def nms(
         iou_threshold: a number in [0, 1], which may be traced.
         valid: False for rows that are neither kept nor suppress others.
         max_output: keep at most this many, the best; the search ends when they are found.
+        sorted: the boxes come best first already, valid or not; saves the sort, a third of the time at 1 000 boxes.
     """
-    return _nms(boxes, scores, None, iou_threshold, valid, max_output)
+    return _nms(boxes, scores, None, iou_threshold, valid, max_output, sorted)
 
 
 def batched_nms(
@@ -47,18 +49,19 @@ def batched_nms(
     iou_threshold: float | Float[Array, ""],
     valid: Bool[Array, "n"] | None = None,
     max_output: int | None = None,
+    sorted: bool = False,
 ) -> Bool[Array, "n"]:
     """Which boxes are kept when only boxes of the same label (class, pyramid level) suppress each other.
 
-    Labels are compared as they are; boxes are not shifted apart, so coordinates of any sign and size are exact. The work
-    is that of one `nms` a label.
+    Labels are compared as they are; boxes are not shifted apart, so coordinates of any sign and size are exact. The
+    work is that of one `nms` a label.
 
     Args:
-        boxes, scores, iou_threshold, valid: as in `nms`.
-        labels: any integers.
+        boxes, scores, iou_threshold, valid, sorted: as in `nms`.
+        labels: integers below 2**31 - 1.
         max_output: keep at most this many over all labels, the best by score.
     """
-    return _nms(boxes, scores, labels, iou_threshold, valid, max_output)
+    return _nms(boxes, scores, labels, iou_threshold, valid, max_output, sorted)
 
 
 def top_detections(
@@ -86,7 +89,7 @@ def _best_first(scores: Array, valid: Array) -> Array:
     return jnp.argsort(keys, stable=True).astype(jnp.int32)
 
 
-def _nms(boxes, scores, labels, threshold, valid, max_output) -> Array:
+def _nms(boxes, scores, labels, threshold, valid, max_output, is_sorted) -> Array:
     n = scores.shape[0]
     if max_output is not None and max_output < 1:
         raise ValueError(f"max_output must be at least 1, got max_output={max_output}.")
@@ -94,19 +97,25 @@ def _nms(boxes, scores, labels, threshold, valid, max_output) -> Array:
         return jnp.zeros(0, bool)
     boxes, scores = lax.stop_gradient((boxes.astype(jnp.float32), scores.astype(jnp.float32)))
     valid = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
-    order = _best_first(scores, valid)
-    if labels is not None:
-        # Invalid rows come last of all, and under a label of their own.
-        groups = jnp.where(valid, labels.astype(jnp.int32), jnp.iinfo(jnp.int32).max)
-        order = order[jnp.argsort(groups[order], stable=True)]
-        labels = groups[order]
-    limit = n if max_output is None or labels is not None else max_output
+    order = None if is_sorted else _best_first(scores, valid)
+    if order is not None:
+        boxes, valid, labels = boxes[order], valid[order], None if labels is None else labels[order]
     threshold = jnp.asarray(threshold, jnp.float32)
-    keep = jnp.zeros(n, bool).at[order].set(_greedy(boxes[order], labels, valid[order], threshold, limit))
-    if max_output is None or max_output >= n:
-        return keep
-    best, found = top_detections(scores, keep, count=max_output)
-    return jnp.zeros(n, bool).at[jnp.where(found, best, n)].set(True, mode="drop")
+    if labels is None:
+        keep = _greedy(boxes, None, valid, threshold, n if max_output is None else max_output)
+    else:
+        keep = _greedy_by_label(boxes, labels, valid, threshold)
+    if max_output is not None:
+        keep &= jnp.cumsum(keep, dtype=jnp.int32) <= max_output
+    return keep if order is None else jnp.zeros(n, bool).at[order].set(keep)
+
+
+def _greedy_by_label(boxes: Array, labels: Array, valid: Array, threshold: Array) -> Array:
+    """`keep` of boxes sorted best first. Label after label, so that a block meets the kept boxes of few labels only."""
+    groups = jnp.where(valid, labels.astype(jnp.int32), NO_LABEL)
+    order = jnp.argsort(groups, stable=True).astype(jnp.int32)
+    keep = _greedy(boxes[order], groups[order], valid[order], threshold, limit=labels.shape[0])
+    return jnp.zeros_like(keep).at[order].set(keep)
 
 
 def _overlap(a: Array, b: Array, labels: tuple[Array, Array] | None, threshold: Array) -> Array:
@@ -146,19 +155,18 @@ def _solve_block(overlap: Array, alive: Array) -> Array:
 
 
 def _greedy(boxes: Array, labels: Array | None, valid: Array, threshold: Array, limit: int) -> Array:
-    """`keep` of boxes sorted by label, then best first, invalid ones last; at least `limit` of them if there are."""
+    """`keep` of boxes sorted by label, then best first; ends after the block in which `limit` are found."""
     n = boxes.shape[0]
     block = min(BLOCK, n + -n % WORD)
     padding = -n % block
     x1, y1, x2, y2 = jnp.pad(boxes, ((0, padding), (0, 0))).T
     rows = jnp.stack([x1, y1, x2, y2, jnp.maximum(x2 - x1, 0.0) * jnp.maximum(y2 - y1, 0.0)])
     valid = jnp.pad(valid, (0, padding))
-    no_label = jnp.iinfo(jnp.int32).max
-    labels = None if labels is None else jnp.pad(labels, (0, padding), constant_values=no_label)
+    labels = None if labels is None else jnp.pad(labels, (0, padding), constant_values=NO_LABEL)
     # Rows of the buffer that hold no kept box yet are NaN, which overlaps nothing.
     buffer = jnp.full_like(rows, jnp.nan)
-    buffer_labels = None if labels is None else jnp.full_like(labels, no_label)
-    blocks = (valid.sum(dtype=jnp.int32) + block - 1) // block
+    buffer_labels = None if labels is None else jnp.full_like(labels, NO_LABEL)
+    last = jnp.max(jnp.where(valid, jnp.arange(n + padding, dtype=jnp.int32) + 1, 0))
 
     def step(state):
         i, keep, count, buffer, buffer_labels = state
@@ -186,5 +194,5 @@ def _greedy(boxes: Array, labels: Array | None, valid: Array, threshold: Array, 
         return i + 1, keep, count + alive.sum(dtype=jnp.int32), buffer, buffer_labels
 
     start = (jnp.int32(0), jnp.zeros(n + padding, bool), jnp.int32(0), buffer, buffer_labels)
-    keep = lax.while_loop(lambda state: (state[0] < blocks) & (state[2] < limit), step, start)[1]
+    keep = lax.while_loop(lambda state: (state[0] * block < last) & (state[2] < limit), step, start)[1]
     return keep[:n]
