@@ -13,12 +13,14 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num, UInt8
+from jaxtyping import Bool, Float, Integer, Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from segjax.colours import class_colours
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
+
+# Axes named "_" may differ between arguments: where they must not, the function says so in words.
 
 
 def readable_scale(height: int, width: int, *, shorter_side: int = 448) -> float:
@@ -78,8 +80,8 @@ def _check_labels(labels: np.ndarray | None, count: int, classes: Sequence[str] 
 def draw_boxes(
     image: Picture,
     boxes: Num[np.ndarray, "n 4"],
-    labels: Int[np.ndarray, "n"] | None = None,
-    scores: Float[np.ndarray, "n"] | None = None,
+    labels: Integer[np.ndarray, "_"] | None = None,
+    scores: Float[np.ndarray, "_"] | None = None,
     *,
     classes: Sequence[str] | None = None,
     scale: float = 1.0,
@@ -147,8 +149,8 @@ def _draw_tag(
 
 def draw_masks(
     image: Picture,
-    masks: Bool[np.ndarray, "n h w"],
-    labels: Int[np.ndarray, "n"] | None = None,
+    masks: Bool[np.ndarray, "n _ _"],
+    labels: Integer[np.ndarray, "_"] | None = None,
     *,
     opacity: float = 0.45,
     scale: float = 1.0,
@@ -214,7 +216,7 @@ def _draw_pose(canvas: np.ndarray, points: np.ndarray, skeleton: Sequence[tuple[
 
 def draw_segmentation(
     image: Picture | None,
-    label_map: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
+    label_map: Integer[np.ndarray, "_ _"],
     classes: Sequence[str],
     *,
     background: bool = True,
@@ -273,10 +275,10 @@ def _legend(canvas: np.ndarray, entries: list[tuple[str, np.ndarray]]) -> np.nda
 def draw_objects(
     image: Picture,
     boxes: Num[np.ndarray, "n 4"],
-    labels: Int[np.ndarray, "n"] | None = None,
-    scores: Float[np.ndarray, "n"] | None = None,
+    labels: Integer[np.ndarray, "_"] | None = None,
+    scores: Float[np.ndarray, "_"] | None = None,
     *,
-    masks: Bool[np.ndarray, "n h w"] | None = None,
+    masks: Bool[np.ndarray, "n _ _"] | None = None,
     keypoints: Num[np.ndarray, "m k 3"] | None = None,
     skeleton: Sequence[tuple[int, int]] = (),
     classes: Sequence[str] | None = None,
