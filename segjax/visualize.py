@@ -18,9 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segjax.colours import class_colours
 
-Picture = UInt8[np.ndarray, "_ _ 3"]
-
 # Axes named "_" may differ between arguments: where they must not, the function says so in words.
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 def readable_scale(height: int, width: int, *, shorter_side: int = 448) -> float:

@@ -32,7 +32,7 @@ from pycocotools import mask as rle
 
 from segjax.data import scene_objects as objects
 
-VERSION = 1
+VERSION = 2
 """Of the generator. Raised whenever the same seed gives other pictures, so that old ones are drawn again."""
 CLASSES = objects.CLASSES
 MIN_AREA = 40
@@ -56,7 +56,7 @@ class Options:
     truncation: float = 0.15
     """Share of objects that may reach across the border; digits never do, half of one cannot be read."""
     min_visible: float = 0.4
-    """Share of an object's area that must remain visible."""
+    """Share of an object's area that must remain visible; of a digit at least three quarters, so that it can be read."""
     diameters: tuple[float, float] = (14.0, 110.0)
     """Smallest and largest extent of an object in pixels; persons begin at twice, digits at 1.3 times the smallest."""
 
@@ -143,7 +143,7 @@ def _add_object(
             drawn = objects.sketch(CLASSES[label], rng, diameter=diameter)
             alpha = objects.coverage(drawn.shares)
         corner = _corner(rng, alpha, owner.shape, truncated)
-        if not _fits(alpha, corner, owner, placed, overlap, options):
+        if not _fits(label, alpha, corner, owner, placed, overlap, options):
             continue
         attributes = drawn.attributes | _compose(rng, image, owner, alpha, corner, drawn, label, len(placed))
         full_area = int(np.count_nonzero(alpha >= 0.5))
@@ -168,18 +168,31 @@ def _windows(alpha: np.ndarray, corner: np.ndarray, shape: tuple[int, int]) -> t
 
 
 def _fits(
-    alpha: np.ndarray, corner: np.ndarray, owner: np.ndarray, placed: list[Placed], overlap: bool, options: Options
+    label: int,
+    alpha: np.ndarray,
+    corner: np.ndarray,
+    owner: np.ndarray,
+    placed: list[Placed],
+    overlap: bool,
+    options: Options,
 ) -> bool:
+    """Whether this object, with this rectangle's corner, and all before it would stay visible enough."""
     window, part = _windows(alpha, corner, owner.shape)
     mask, below = alpha[part] >= 0.5, owner[window]
     visible, full = np.count_nonzero(mask), np.count_nonzero(alpha >= 0.5)
-    if visible < max(MIN_AREA, options.min_visible * full):
+    if visible < _least(label, full, options):
         return False
     if not overlap:
         return not (below[alpha[part] > 0] >= 0).any()
     hidden = np.bincount(below[mask] + 1, minlength=len(placed) + 1)[1:]
     left = np.bincount(owner.ravel() + 1, minlength=len(placed) + 1)[1:] - hidden
-    return all(n >= max(MIN_AREA, options.min_visible * o.full_area) for n, o in zip(left, placed))
+    return all(n >= _least(o.label, o.full_area, options) for n, o in zip(left, placed))
+
+
+def _least(label: int, full_area: int, options: Options) -> float:
+    """Pixels of an object that must be visible."""
+    share = max(options.min_visible, 0.75) if CLASSES[label] == "digit" else options.min_visible
+    return max(MIN_AREA, share * full_area)
 
 
 def _compose(

@@ -1,6 +1,8 @@
 """The embedded data set: one set of pixels behind every annotation, the same files from the same seed."""
 
 import collections
+import concurrent.futures
+import functools
 import hashlib
 import json
 import pathlib
@@ -11,6 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from segjax.data import scene_objects, scenes
+from segjax.data.coco import CocoSource
 
 # pycocotools 2.0.11 decodes masks with an interface that NumPy is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -84,6 +87,7 @@ def test_attributes_say_what_is_drawn(coco: COCO) -> None:
         assert 0 < attributes["visible"] <= 1
         assert ("digit" in attributes) == (name == "digit")
         assert attributes.get("digit", 0) in range(10)
+        assert name != "digit" or attributes["visible"] >= 0.75
         assert ("facing" in attributes) == (name == "person")
 
 
@@ -107,6 +111,21 @@ def test_keypoints_belong_to_the_persons(folder: pathlib.Path, coco: COCO) -> No
             else:
                 assert mask[int(y), int(x)] == (visibility == 2)
     assert seen[2] > seen[1] + seen[0] and seen[0] and seen[1]
+
+
+@pytest.mark.parametrize("file", ["instances", "keypoints"])
+def test_the_reader_of_users_data_finds_no_fault(folder: pathlib.Path, coco: COCO, file: str) -> None:
+    source = CocoSource(folder / f"{file}.json", folder / "images", keypoints=file == "keypoints")
+    assert len(source) == COUNT and not list(source.problems)
+    assert source.classes == (scenes.CLASSES if file == "instances" else ("person",))
+    index = next(i for i in range(COUNT) if len(source.annotations(i).labels))
+    annotations = source.annotations(index)
+    x, y, width, height = coco.anns[annotations.ids[0]]["bbox"]
+    np.testing.assert_array_equal(annotations.boxes[0], [x, y, x + width, y + height])
+    assert source.image(index).shape[:2] == source.info(index)[2:]
+    if file == "keypoints":
+        assert source.keypoints.names == scene_objects.JOINTS and source.keypoints.skeleton == scene_objects.SKELETON
+        assert annotations.keypoints.shape == (len(annotations.labels), len(scene_objects.JOINTS), 3)
 
 
 # The drawing
@@ -216,6 +235,17 @@ def test_an_interrupted_generation_is_done_again(tmp_path: pathlib.Path, monkeyp
     scenes.generate(tmp_path / "whole", count=5, seed=1, options=SMALL)
     assert hashes(folder) == hashes(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "train", "whole"]
+
+
+def test_two_that_ask_at_once_draw_once(tmp_path: pathlib.Path, monkeypatch) -> None:
+    drawn: list[str] = []
+    generate = scenes.generate
+    monkeypatch.setattr(scenes, "generate", lambda folder, **kw: (drawn.append(folder.name), generate(folder, **kw)))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        ask = functools.partial(scenes.ensure, tmp_path, splits={"val": scenes.Split(8, 1)}, options=SMALL)
+        first, second = (pool.submit(ask) for _ in range(2))
+        assert first.result() == second.result()
+    assert drawn == ["val"]
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "{"])
