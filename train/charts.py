@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 WIDTH, HEIGHT = 540, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 22, 12, 40
 COLOURS = 10
 """Number of line colours that the page's style defines, `--line-0` on."""
 POINTS = 400
@@ -28,7 +28,10 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A line chart with its title and legend: a block of a report."""
+    """A line chart with its title and legend: a block of a report.
+
+    A linear y axis starts at 0 where no value is below it, so that a change looks as large as it is.
+    """
 
     title: str
     lines: Sequence[Line]
@@ -48,7 +51,7 @@ class Chart:
         if not drawn:
             return f'<figure class="chart">{caption}<p class="note">Nothing recorded.</p></figure>'
         x_axis = _Axis.of(np.concatenate([x for _, x, _ in drawn]), self.x_range, log=False)
-        y_axis = _Axis.of(np.concatenate([y for _, _, y in drawn]), self.y_range, log=self.log_y)
+        y_axis = _Axis.of(np.concatenate([y for _, _, y in drawn]), self.y_range, log=self.log_y, rounded=True)
         body = _grid(x_axis, y_axis, self.x_label, self.y_label)
         body += [_polyline(line, x_axis.place(x), y_axis.place(y), i) for i, (line, x, y) in enumerate(drawn)]
         svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(self.title)}">'
@@ -75,16 +78,21 @@ class _Axis:
     log: bool
 
     @classmethod
-    def of(cls, values: np.ndarray, ends: tuple[float, float] | None, *, log: bool) -> "_Axis":
+    def of(cls, values: np.ndarray, ends: tuple[float, float] | None, *, log: bool, rounded: bool = False) -> "_Axis":
+        """An axis over `values`, or between `ends`; `rounded` extends it to 0 and to the next tick if it is linear."""
         low, high = ends or (float(values.min()), float(values.max()))
+        rounded = rounded and not log and ends is None
+        low = min(low, 0.0) if rounded else low
         if low == high:
             low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
         if log:
-            narrow = high / low < 100
+            narrow = high / low < 1000
             locator = LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=8)
         else:
             locator = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
         ticks = tuple(float(tick) for tick in locator.tick_values(low, high))
+        if rounded:
+            low, high = min(low, ticks[0]), max(high, ticks[-1])
         return cls(low, high, tuple(tick for tick in ticks if low <= tick <= high), log)
 
     def place(self, values: np.ndarray | float) -> np.ndarray:

@@ -223,22 +223,23 @@ def training_sections(rows: Sequence[Mapping[str, float]], *, scores: Sequence[s
     lines = [
         _line(rows, f"eval/{name}", name, bold=i == 0) for i, name in enumerate(scores) if f"eval/{name}" in logged
     ]
+    steps = (0.0, float(rows[-1]["step"]))
     charts = [
-        _loss_chart(rows, [key for key in logged if key.startswith("loss/")]),
-        Chart("Scores on held-out images", lines, "step", y_range=(0.0, 1.0)) if lines else None,
-        Chart("Learning rate", [_line(rows, "lr", "learning rate")], "step"),
-        Chart("Images a second, training", [_line(rows, "images_per_second", "images a second")], "step"),
+        _loss_chart(rows, [key for key in logged if key.startswith("loss/")], steps),
+        Chart("Scores on held-out images", lines, "step", x_range=steps, y_range=(0.0, 1.0)) if lines else None,
+        Chart("Learning rate", [_line(rows, "lr", "learning rate")], "step", x_range=steps),
+        Chart("Images a second", [_line(rows, "images_per_second", "images a second")], "step", x_range=steps),
     ]
     return [Section("Training", [Charts([chart for chart in charts if chart])])]
 
 
-def _loss_chart(rows: Sequence[Mapping[str, float]], terms: Sequence[str]) -> Chart:
+def _loss_chart(rows: Sequence[Mapping[str, float]], terms: Sequence[str], steps: tuple[float, float]) -> Chart:
     lines = [_line(rows, "loss", "total", bold=True), *(_line(rows, key, key.removeprefix("loss/")) for key in terms)]
     values = np.concatenate([np.asarray(line.y, float) for line in lines])
     values = values[np.isfinite(values) & (values > 0)]
     # From 20 to 1 on, the small terms lie on the bottom of a linear axis.
     log = bool(values.size) and values.max() / values.min() > 20
-    return Chart("Loss (logarithmic)" if log else "Loss", lines, "step", log_y=log)
+    return Chart("Loss (logarithmic)" if log else "Loss", lines, "step", x_range=steps, log_y=log)
 
 
 def problems_section(problems: Problems) -> Section:

@@ -130,7 +130,9 @@ def precision_recall_section(curves: Sequence[PrecisionRecall]) -> Section:
         Chart(f"IoU {curve.iou_threshold:.2f}", _class_lines(curve), "recall", "precision", (0, 1), (0, 1))
         for curve in curves
     ]
-    return Section("Precision and recall", [Charts(charts)])
+    many = any(np.sum(~np.isnan(curve.precision).any(axis=1)) > MOST_LINES for curve in curves)
+    few = f"Of the classes, the {MOST_LINES // 2} best and the {MOST_LINES // 2} worst at each IoU are drawn."
+    return Section("Precision and recall", [*([Text(few)] if many else []), Charts(charts)])
 
 
 def _class_lines(curve: PrecisionRecall) -> list[Line]:
