@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 
-def cell_anchors(*, sizes: Sequence[float], ratios: Sequence[float]) -> Float[Array, "a 4"]:
+def cell_anchors(*, sizes: Sequence[int | float], ratios: Sequence[int | float]) -> Float[Array, "a 4"]:
     """The anchors of one cell, `xyxy` around (0, 0), corners rounded to whole pixels (torchvision's `AnchorGenerator`).
 
     Args:
@@ -58,7 +58,11 @@ def grid_points(shape: tuple[int, int], *, stride: tuple[int, int] | int) -> Flo
 
 
 def grid_anchors(
-    shape: tuple[int, int], *, stride: tuple[int, int] | int, sizes: Sequence[float], ratios: Sequence[float]
+    shape: tuple[int, int],
+    *,
+    stride: tuple[int, int] | int,
+    sizes: Sequence[int | float],
+    ratios: Sequence[int | float],
 ) -> Float[Array, "hwa 4"]:
     """The anchors of a feature map, `xyxy` in pixels of the image; not cut to the image.
 
@@ -84,8 +88,8 @@ def pyramid_anchors(
     shapes: Sequence[tuple[int, int]],
     *,
     strides: Sequence[tuple[int, int] | int],
-    sizes: Sequence[Sequence[float]],
-    ratios: Sequence[float],
+    sizes: Sequence[Sequence[int | float]],
+    ratios: Sequence[int | float],
 ) -> list[Float[Array, "_ 4"]]:
     """The anchors of each level of a feature pyramid, as `grid_anchors` gives them.
 

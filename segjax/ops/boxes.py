@@ -9,7 +9,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-BoxWeights = tuple[float, float, float, float]
+BoxWeights = tuple[int | float, int | float, int | float, int | float]
 """Factors of the four box deltas, (x, y, width, height)."""
 
 MAX_LOG_SCALE = math.log(1000.0 / 16)

@@ -27,8 +27,8 @@ def match(
     boxes: Float[Array, "m 4"],
     valid: Bool[Array, "m"],
     *,
-    positive_threshold: float,
-    negative_threshold: float,
+    positive_threshold: int | float,
+    negative_threshold: int | float,
     allow_low_quality: bool = False,
     chunk: int = 8,
 ) -> Matches:
@@ -83,8 +83,8 @@ def _best(anchors: Array, boxes: Array, valid: Array, chunk: int) -> tuple[Array
         quality, target, claimed = best
         ious = box_ops.iou(lax.dynamic_slice_in_dim(boxes, i * chunk, chunk), anchors)
         peaks = ious.max(axis=1)
-        # One box after the other: these are element-wise and fuse with the IoU, where max and argmax over the chunk make
-        # strided passes over [chunk, n] that take a CPU ten times as long.
+        # One box after the other: this is element-wise and fuses with the IoU, where max and argmax over the chunk
+        # make strided passes over [chunk, n] that take a CPU ten times as long.
         for k in range(chunk):
             claimed |= (ious[k] == peaks[k]) & (peaks[k] > 0)
             # Strictly greater: the first of equals keeps the anchor.
