@@ -56,7 +56,7 @@ class Options:
     truncation: float = 0.15
     """Share of objects that may reach across the border; digits never do, half of one cannot be read."""
     min_visible: float = 0.4
-    """Share of an object's area that must remain visible; of a digit at least three quarters, so that it can be read."""
+    """Share of an object's area that must remain visible; of a digit at least three quarters, to be readable."""
     diameters: tuple[float, float] = (14.0, 110.0)
     """Smallest and largest extent of an object in pixels; persons begin at twice, digits at 1.3 times the smallest."""
 
@@ -179,7 +179,7 @@ def _fits(
     """Whether this object, with this rectangle's corner, and all before it would stay visible enough."""
     window, part = _windows(alpha, corner, owner.shape)
     mask, below = alpha[part] >= 0.5, owner[window]
-    visible, full = np.count_nonzero(mask), np.count_nonzero(alpha >= 0.5)
+    visible, full = int(np.count_nonzero(mask)), int(np.count_nonzero(alpha >= 0.5))
     if visible < _least(label, full, options):
         return False
     if not overlap:
