@@ -1,5 +1,6 @@
 """What an evaluator is, and what evaluators of detections share: class maps, coordinates, accumulation."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -182,9 +183,15 @@ _FIELDS = ("boxes", "scores", "labels", "valid")
 
 
 def category_ids(source: Source) -> tuple[int, ...]:
-    """The id of each class in the data set's own files: `source.category_ids` where it has them, else class id + 1."""
+    """The id of each class in the data set's own files: `source.category_ids` where it has them, else class id + 1.
+
+    A class of the model that the files do not have (id None) gets an id above all of theirs.
+    """
     ids = getattr(source, "category_ids", None)
-    return tuple(range(1, len(source.classes) + 1)) if ids is None else tuple(int(i) for i in ids)
+    if ids is None:
+        return tuple(range(1, len(source.classes) + 1))
+    unused = itertools.count(max((int(i) for i in ids if i is not None), default=0) + 1)
+    return tuple(next(unused) if i is None else int(i) for i in ids)
 
 
 def xyxy_to_xywh(boxes: np.ndarray) -> np.ndarray:

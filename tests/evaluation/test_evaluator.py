@@ -6,7 +6,7 @@ import pytest
 
 from segjax.data.source import ImageInfo
 from segjax.evaluation.coco_ap import CocoAP
-from segjax.evaluation.evaluator import DetectionCollector, check_classes, to_original
+from segjax.evaluation.evaluator import DetectionCollector, category_ids, check_classes, to_original
 from segjax.evaluation.voc_ap import VocAP
 from segjax.types import Detections
 from tests.evaluation.listed import ListedSource, detections, objects
@@ -95,6 +95,13 @@ def test_results_use_the_category_ids_of_the_source(source):
     collector = DetectionCollector(source, classes=source.classes)
     collector.update(np.asarray([2]), SIZE, detections([([10, 20, 30, 60], 0.5, 2)]))
     assert collector.results() == [{"image_id": 3, "category_id": 90, "bbox": [10, 20, 20, 40], "score": 0.5}]
+
+
+def test_classes_that_the_files_do_not_have_get_ids_of_their_own(source):
+    source.category_ids = (7, None, 3)
+    assert category_ids(source) == (7, 8, 3)
+    source.category_ids = (None, None, None)
+    assert category_ids(source) == (1, 2, 3)
 
 
 def test_repeated_and_unknown_samples_are_refused(source):
