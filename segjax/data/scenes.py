@@ -192,7 +192,7 @@ def _fits(
 def _least(label: int, full_area: int, options: Options) -> float:
     """Pixels of an object that must be visible."""
     share = max(options.min_visible, 0.75) if CLASSES[label] == "digit" else options.min_visible
-    return max(MIN_AREA, share * full_area)
+    return max(float(MIN_AREA), share * full_area)
 
 
 def _compose(
