@@ -20,7 +20,7 @@ class Evaluator(Protocol):
     """A score of a model on a source, fed batch by batch. Made anew for every evaluation."""
 
     def update(
-        self, samples: Int[Array | np.ndarray, "b"], sizes: Int[Array | np.ndarray, "b 2"], predictions: Any
+        self, samples: Int[Array | np.ndarray, "b"], sizes: Int[Array | np.ndarray, "b 2"], predictions: Any, /
     ) -> None:
         """Takes what the model predicted for one batch.
 
