@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import threading
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -67,6 +67,7 @@ class Example:
     labels: Int[np.ndarray, "n"]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to a data set. Made once, read from several threads, picklable."""
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -12,7 +13,7 @@ from segjax.losses import masked_sum, safe_divide, sigmoid_cross_entropy, smooth
 from segjax.models.layers.conv import Conv
 from segjax.ops import boxes as box_ops
 from segjax.ops.matching import match
-from segjax.ops.nms import nms, top_detections
+from segjax.ops.nms import batched_nms, top_detections
 from segjax.ops.sampling import sample_balanced
 from segjax.types import Instances
 
@@ -130,16 +131,17 @@ def propose(
     """
     candidates, count = (pair[0 if train else 1] for pair in (settings.candidates, settings.proposals))
 
-    def of_level(logits, deltas, anchors, size):
+    def best_of_level(logits, deltas, anchors, size):
         logits, top = jax.lax.top_k(logits, min(candidates, logits.shape[0]))
-        boxes = box_ops.clip(box_ops.decode(deltas[top], anchors[top]), size)
-        large = jnp.all(boxes[:, 2:] - boxes[:, :2] >= settings.min_size, axis=-1)
-        keep = nms(boxes, logits, iou_threshold=settings.nms_threshold, valid=large, max_output=count)
-        return boxes, logits, keep
+        return logits, box_ops.clip(box_ops.decode(deltas[top], anchors[top]), size)
 
     def of_image(logits, deltas, size):
-        levels = [of_level(*level, size) for level in zip(logits, deltas, anchors)]
-        boxes, scores, keep = (jnp.concatenate(parts) for parts in zip(*levels))
+        levels = [best_of_level(*level, size) for level in zip(logits, deltas, anchors)]
+        scores, boxes = (jnp.concatenate(parts) for parts in zip(*levels))
+        level = np.repeat(np.arange(len(levels), dtype=np.int32), [len(scores) for scores, _ in levels])
+        large = jnp.all(boxes[:, 2:] - boxes[:, :2] >= settings.min_size, axis=-1)
+        threshold = settings.nms_threshold
+        keep = batched_nms(boxes, scores, jnp.asarray(level), iou_threshold=threshold, valid=large, max_output=count)
         best, valid = top_detections(scores, keep, count=min(count, scores.shape[0]))
         return Proposals(jnp.where(valid[:, None], boxes[best], 0.0), valid)
 

@@ -1,0 +1,161 @@
+"""Scores of a trained run.
+
+python -m train.evaluate runs/faster_rcnn_scenes [--part test]
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from configs.base import Part, Recipe
+from segjax.data.pipeline import Batches, prefetch_to_device
+from segjax.data.source import Source
+from segjax.evaluation.coco_ap import CocoAP
+from segjax.evaluation.evaluator import Evaluator
+from segjax.evaluation.voc_ap import VocAP
+from segjax.types import Batch, Model, Variables
+from train.checkpoints import Checkpoints
+from train.optim import optimizer
+from train.runtime import load_run, one_sentence, say, setup, write_text
+from train.state import TrainState, create_state
+from train.step import data_mesh, shardings
+
+Predict = Callable[[Variables, jax.Array, jax.Array], Any]
+
+
+def jit_predict(model: Model, mesh: Mesh) -> Predict:
+    """`model.predict` as one program, its images shared out over `mesh`."""
+    whole, shared = shardings(mesh)
+    return jax.jit(model.predict, in_shardings=(whole, shared, shared), out_shardings=shared)
+
+
+def evaluators(source: Source, classes: tuple[str, ...]) -> tuple[CocoAP, VocAP]:
+    """The scores of a detector. `ValueError` where the model's class map is not the data's."""
+    return CocoAP(source, classes=classes), VocAP(source, classes=classes)
+
+
+def run_evaluators(
+    predict: Predict, variables: Variables, batches: Batches, scores: Sequence[Evaluator], mesh: Mesh
+) -> dict[str, float]:
+    """Predicts every batch and returns all scores, with the images a second of the whole.
+
+    The device works on a batch while the host scores the one before.
+    """
+    shared = shardings(mesh)[1]
+    ahead: tuple[Batch, Any] | None = None
+    images, start = 0, time.perf_counter()
+
+    def settle(batch: Batch, predictions: Any) -> int:
+        samples, sizes, found = jax.device_get((batch.samples, batch.sizes, predictions))
+        for score in scores:
+            score.update(samples, sizes, found)
+        return int(np.sum(samples >= 0))
+
+    for batch in tqdm(
+        prefetch_to_device(batches, shared), total=batches.steps_per_epoch, desc="evaluating", unit="batch", leave=False
+    ):
+        found = predict(variables, batch.images, batch.sizes)
+        if ahead is not None:
+            images += settle(*ahead)
+        ahead = (batch, found)
+    if ahead is not None:
+        images += settle(*ahead)
+    seconds = time.perf_counter() - start
+    results = {name: value for score in scores for name, value in score.compute().items()}
+    return {**results, "images_per_second": images / seconds}
+
+
+def table(results: dict[str, float], classes: Sequence[str]) -> str:
+    """The twelve COCO numbers, VOC AP, and AP of each class, as text."""
+    lines = ["", "  " + "  ".join(f"{name:>9}" for name in COCO_NAMES[:6])]
+    lines += ["  " + "  ".join(f"{results[name]:9.3f}" for name in COCO_NAMES[:6]), ""]
+    lines += ["  " + "  ".join(f"{name:>9}" for name in COCO_NAMES[6:])]
+    lines += ["  " + "  ".join(f"{results[name]:9.3f}" for name in COCO_NAMES[6:]), ""]
+    lines += [f"  VOC AP (area) {results['VOC_AP']:.3f}, 11-point {results['VOC_AP_11point']:.3f}", ""]
+    width = max(map(len, classes))
+    lines += [f"  {'class':<{width}}  {'AP':>6}  {'AP50':>6}"]
+    lines += [f"  {name:<{width}}  {results[f'AP/{name}']:6.3f}  {results[f'AP50/{name}']:6.3f}" for name in classes]
+    return "\n".join(lines)
+
+
+COCO_NAMES = (
+    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
+    *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
+)
+
+
+def restore_run(recipe: Recipe, classes: tuple[str, ...], mesh: Mesh) -> tuple[Model, TrainState]:
+    """The model of a run and its newest state. `ValueError` where the run has no checkpoint, or of other classes."""
+    model = recipe.model.build(len(classes))
+    transform = optimizer(recipe.optim, recipe.steps)
+    height, width = recipe.data.buckets[0]
+
+    def new() -> TrainState:
+        batch = empty_batch(height, width)
+        average = recipe.optim.ema_decay is not None
+        return create_state(model, transform, batch, seed=recipe.seed, frozen=recipe.optim.freeze, average=average)[0]
+
+    whole = shardings(mesh)[0]
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(new))
+    restored = Checkpoints(recipe.run).restore(shapes)
+    if restored.classes != classes:
+        raise ValueError(
+            f"{recipe.run}: the checkpoint's classes {restored.classes} are not those of config.json {classes}; "
+            "the two files are of different runs."
+        )
+    return model, restored.state
+
+
+def empty_batch(height: int, width: int) -> Batch:
+    """One black image without objects, for shapes."""
+    from segjax.data.loading import assemble
+
+    return assemble([None], [-1], bucket=(height, width), capacity=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Evaluates the newest checkpoint of a run."""
+
+    run: tyro.conf.Positional[pathlib.Path]
+    """The run's folder."""
+    part: Part = "val"
+    """The part of the data set to evaluate on."""
+    data_root: pathlib.Path | None = None
+    """Where the data is, if it has moved since the run was made."""
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluates a run, prints the table, and writes the scores and the detections beside it."""
+    setup()
+    args = tyro.cli(Arguments, args=arguments, prog="python -m train.evaluate")
+    with one_sentence():
+        _, recipe, classes = load_run(args.run)
+        data = recipe.data if args.data_root is None else dataclasses.replace(recipe.data, root=args.data_root)
+        source = data.source(args.part)
+        mesh = data_mesh(recipe.devices)
+        scores = evaluators(source, classes)
+        model, state = restore_run(recipe, classes, mesh)
+        batches = data.evaluation(source, batch_size=recipe.eval_batch_size)
+        say(f"evaluating step {int(state.step)} of {args.run} on {len(source)} images of {source.name}")
+        results = run_evaluators(jit_predict(model, mesh), state.variables, batches, scores, mesh)
+    if len(source.problems):
+        say(source.problems.summary())
+    print(table(results, classes))
+    write_text(args.run / f"results_{args.part}.json", json.dumps(results, indent=2) + "\n")
+    write_text(args.run / f"detections_{args.part}.json", json.dumps(scores[0].results()) + "\n")
+    say(f"scores: {args.run}/results_{args.part}.json, detections: {args.run}/detections_{args.part}.json")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

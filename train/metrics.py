@@ -1,0 +1,126 @@
+"""What a run says of itself while it goes: progress bar, metrics.jsonl, TensorBoard; and the stop at a lost loss."""
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from segjax.data.source import Source
+from train.runtime import write_text
+
+
+class Diverged(ValueError):
+    """A loss or the gradient was not finite."""
+
+
+class Metrics:
+    """Collects the metrics of steps without waiting for the device, and writes their means when they are settled."""
+
+    def __init__(
+        self,
+        run: pathlib.Path,
+        *,
+        start: int,
+        steps: int,
+        batch_size: int,
+        rate: Callable[[int], Any],
+    ) -> None:
+        """Continues the records of `run` after step `start`; rows of later steps, of a run cut short, are dropped.
+
+        Args:
+          rate: learning rate by step.
+        """
+        self._path = run / "metrics.jsonl"
+        rows = read_rows(self._path)
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
+        self._bar = tqdm(total=steps, initial=start, unit="step", desc="training", dynamic_ncols=True)
+        self._batch_size, self._rate = batch_size, rate
+        self._pending: list[tuple[int, dict[str, jax.Array], jax.Array]] = []
+        self._clock = time.perf_counter()
+        self.training_seconds = 0.0
+        """Spent on settled steps since this start, without compiling and evaluating."""
+        self.images = 0
+
+    @property
+    def images_per_second(self) -> float:
+        """Over all settled steps since this start."""
+        return self.images / self.training_seconds if self.training_seconds else math.nan
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._board.close()
+        self._file.close()
+
+    def exclude(self, seconds: float) -> None:
+        """Takes time that was no training (compiling, evaluating) out of the images a second."""
+        self._clock += seconds
+
+    def stepped(self, step: int, values: dict[str, jax.Array], samples: jax.Array) -> None:
+        """Takes note of a step; nothing is read from the device yet."""
+        self._pending.append((step, values, samples))
+        self._bar.update()
+
+    def settle(self, source: Source) -> None:
+        """Reads the steps since the last call, and writes their means as one row.
+
+        Raises:
+          Diverged: a value was not finite. It names the first such step, its images by id, and the terms.
+        """
+        if not self._pending:
+            return
+        pending, self._pending = jax.device_get(self._pending), []
+        for step, values, samples in pending:
+            if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+                raise Diverged(_diagnosis(step, values, bad, samples, source))
+        seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
+        images = len(pending) * self._batch_size
+        self.training_seconds, self.images = self.training_seconds + seconds, self.images + images
+        last = pending[-1][0]
+        row = {name: float(np.mean([values[name] for _, values, _ in pending])) for name in pending[-1][1]}
+        row |= {"lr": float(self._rate(last)), "images_per_second": images / seconds}
+        self._bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['images_per_second']:.1f} images/s")
+        self._write(last, row)
+
+    def evaluated(self, step: int, results: Mapping[str, float]) -> None:
+        """Writes the scores of an evaluation."""
+        self._write(step, {f"eval/{name}": float(value) for name, value in results.items()})
+
+    def _write(self, step: int, row: dict[str, float]) -> None:
+        # JSON has no NaN; a score that no object decides is null.
+        clean = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        self._file.write(json.dumps({"step": step, **clean}) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            self._board.add_scalar(name, value, step)
+
+
+def _diagnosis(step: int, values: Mapping[str, Any], bad: list[str], samples: np.ndarray, source: Source) -> str:
+    ids = ", ".join(str(source.info(int(sample)).image_id) for sample in samples if sample >= 0)
+    terms = ", ".join(f"{name} = {float(value):.4g}" for name, value in values.items())
+    return (
+        f"step {step}: {', '.join(bad)} not finite ({terms}); images of the batch: {ids}. The last checkpoint is "
+        "from before it: look at these images, lower --optim.lr, or set --optim.clip-norm."
+    )
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, none where there is no file; a last line cut short by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

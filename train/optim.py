@@ -1,0 +1,51 @@
+"""Optimisers and learning rates from `configs.base.Optim`, over optax."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from configs.base import Optim
+
+
+def schedule(optim: Optim, steps: int) -> optax.Schedule:
+    """Learning rate by step: a linear warm-up, then `optim.schedule` until `steps`."""
+    warmup = min(optim.warmup_steps, steps)
+    if optim.schedule == "constant":
+        main = optax.constant_schedule(optim.lr)
+    elif optim.schedule == "cosine":
+        main = optax.cosine_decay_schedule(optim.lr, max(steps - warmup, 1))
+    else:
+        at = {max(round(share * steps) - warmup, 0): 0.1 for share in optim.milestones}
+        main = optax.piecewise_constant_schedule(optim.lr, at)
+    if not warmup:
+        return main
+    return optax.join_schedules([optax.linear_schedule(optim.lr / 1000, optim.lr, warmup), main], [warmup])
+
+
+def _decayed(params: Any) -> Any:
+    # Norms' scales and all biases are vectors; every weight that decays is a matrix or a kernel.
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def optimizer(optim: Optim, steps: int) -> optax.GradientTransformation:
+    """Gradient clipping, weight decay and the optimiser itself. SGD decays as torch does: in the gradient."""
+    rate = schedule(optim, steps)
+    clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
+    if optim.name == "adamw":
+        return optax.chain(*clip, optax.adamw(rate, b1=optim.momentum, weight_decay=optim.weight_decay, mask=_decayed))
+    decay = optax.add_decayed_weights(optim.weight_decay, mask=_decayed)
+    return optax.chain(*clip, decay, optax.sgd(rate, momentum=optim.momentum))
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Any], Any]:
+    """(average, params, step) -> the new average. The decay grows from 0.1 at first, so that the start is forgotten."""
+
+    def update(average: Any, params: Any, step: Any) -> Any:
+        now = step.astype(jnp.float32)
+        d = jnp.minimum(decay, (1.0 + now) / (10.0 + now))
+        return jax.tree.map(lambda a, p: d * a + (1.0 - d) * p, average, params)
+
+    return update

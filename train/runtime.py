@@ -1,0 +1,141 @@
+"""What every command does first: say where it runs, keep compiled programs, read and write run folders."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import tyro
+
+from configs import CONFIGS
+from configs.base import Recipe
+from segjax.data.source import DataError
+
+
+def say(text: str) -> None:
+    """One line to the person who waits, on standard error so that results on standard output stay clean."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turns what a user can mend (bad data, bad options) into its one sentence and exit status 1, with no traceback."""
+    try:
+        yield
+    except (DataError, ValueError) as error:
+        if os.environ.get("SEGJAX_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Says what is being done and how long it took."""
+    say(f"{what} ...")
+    start = time.perf_counter()
+    yield
+    say(f"{what}: {time.perf_counter() - start:.1f} s")
+
+
+def setup() -> None:
+    """Turns on JAX's persistent compilation cache, in .cache/jax unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(".cache/jax").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def recipe_from(arguments: list[str], *, program: str, default: str | None = None) -> tuple[str, Recipe]:
+    """The recipe named first on a command line, with the options after it applied."""
+    if default and (not arguments or arguments[0].startswith("--")) and arguments[:1] not in (["--help"], ["-h"]):
+        arguments = [default, *arguments]
+    if not arguments or arguments[0] not in CONFIGS:
+        lines = [f"  {name}: {_headline(name)}" for name in CONFIGS]
+        given = f"no recipe is called {arguments[0]!r}. " if arguments and not arguments[0].startswith("-") else ""
+        sys.exit("\n".join([f"{given}usage: {program} NAME [--field value ...], where NAME is one of", *lines]))
+    name, *rest = arguments
+    recipe = tyro.cli(Recipe, default=CONFIGS[name], args=rest, prog=f"{program} {name}")
+    return name, dataclasses.replace(recipe, run=recipe.run or pathlib.Path("runs") / name)
+
+
+def _headline(name: str) -> str:
+    module = sys.modules[f"configs.{name}"]
+    return (module.__doc__ or "").strip().splitlines()[0]
+
+
+def to_json(value: Any) -> Any:
+    """A configuration as plain JSON values."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        fields = getattr(value, "_fields", None)
+        return {f: to_json(v) for f, v in zip(fields, value)} if fields else [to_json(v) for v in value]
+    return str(value) if isinstance(value, pathlib.Path) else value
+
+
+def from_json(like: Any, value: Any) -> Any:
+    """The configuration that `to_json` wrote, given one of the same type for its structure."""
+    if dataclasses.is_dataclass(like):
+        names = {field.name for field in dataclasses.fields(like)}
+        if extra := set(value) - names:
+            raise ValueError(f"the run's config.json has a field {extra.pop()!r} that this version does not know.")
+        return dataclasses.replace(like, **{k: from_json(getattr(like, k), v) for k, v in value.items()})
+    if hasattr(like, "_fields"):
+        return like._replace(**{k: from_json(getattr(like, k), v) for k, v in value.items()})
+    if isinstance(value, list):
+        return tuple(from_json(None, v) for v in value)
+    if isinstance(like, pathlib.Path) and value is not None:
+        return pathlib.Path(value)
+    return value
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file under its final name only when it is complete."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def save_run(name: str, recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """Writes config.json: the recipe's name, every one of its fields, and the class map."""
+    content = {"name": name, "recipe": to_json(recipe), "classes": list(classes)}
+    write_text(recipe.run / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+def load_run(run: pathlib.Path) -> tuple[str, Recipe, tuple[str, ...]]:
+    """(name, recipe, class map) of a run folder. `ValueError` where it is none."""
+    path = run / "config.json"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{run} is not the folder of a run: it has no config.json.") from None
+    recipe = from_json(Recipe(), content["recipe"])
+    # These may be a path where the default has none.
+    weights = content["recipe"]["start"]["weights"]
+    start = dataclasses.replace(recipe.start, weights=pathlib.Path(weights) if weights else None)
+    return content["name"], dataclasses.replace(recipe, run=run, start=start), tuple(content["classes"])
+
+
+def check_same(run: pathlib.Path, recipe: Recipe) -> None:
+    """`ValueError` where `run` was made with other settings, naming the first that differs; a run is one recipe."""
+    _, old, _ = load_run(run)
+    before, now = _flat(to_json(old)), _flat(to_json(recipe))
+    # What changes neither the numbers nor what is kept of them.
+    free = {"run", "log_every", "checkpoint_every", "keep", "data.threads", "data.workers", "eval_every"}
+    for field in sorted(before.keys() | now.keys()):
+        if before.get(field) != now.get(field) and field not in free and field != "steps":
+            raise ValueError(
+                f"{run} holds a run with {field} = {before.get(field)}, and this one has {now.get(field)}: "
+                "name another folder with --run, or remove that one."
+            )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix[:-1]: value}
+    return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}{name}.").items()}
