@@ -46,7 +46,9 @@ def match(
             gets from any anchor, equals included. Such an anchor keeps its own best ground truth as its target.
             Unlike in torchvision, where an object that no anchor overlaps makes all the anchors with IoU 0 positive,
             such an object claims none.
-        chunk: ground-truth boxes handled at a time. Memory grows with n * min(m, chunk), not with n * m.
+        chunk: ground-truth boxes handled at a time. Memory grows with n * min(m, chunk), not with n * m: 10 000 boxes
+            against 200 000 anchors peak at 13 MB, arguments (3 MB) and results (2 MB) included, by `memory_analysis` of
+            the program compiled for a CPU.
 
     Raises:
         ValueError: negative_threshold > positive_threshold, or chunk < 1.

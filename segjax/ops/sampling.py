@@ -20,7 +20,9 @@ class Samples(NamedTuple):
     valid: Bool[Array, "count"]
 
 
-def sample_balanced(key: Key[Array, ""], status: Int32[Array, "n"], *, count: int, positive_fraction: float) -> Samples:
+def sample_balanced(
+    key: Key[Array, ""], status: Int32[Array, "n"], *, count: int, positive_fraction: int | float
+) -> Samples:
     """Draws up to `count` indices uniformly: at most int(count * positive_fraction) positives, negatives for the rest.
 
     The counts are those of torchvision's `BalancedPositiveNegativeSampler`: missing positives are made up with
