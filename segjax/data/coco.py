@@ -1,5 +1,7 @@
 """COCO JSON: object instances and keypoints."""
 
+import contextlib
+import gc
 import json
 import logging
 import os
@@ -12,38 +14,27 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from segjax.data.images import FileFault, Folder, decode, read_size, usable_side
+from segjax.data.joints import COCO_SIGMAS, flip_pairs
 from segjax.data.sanitize import clean_boxes
-from segjax.data.segmentations import Segmentations, segmentation_area, segmentation_to_mask
+from segjax.data.segmentations import Segmentations, segmentation_area
 from segjax.data.source import Annotations, DataError, ImageInfo, KeypointNames, Problems
-
-__all__ = ["COCO_SIGMAS", "CocoSource", "segmentation_to_mask"]
 
 log = logging.getLogger(__name__)
 
 LARGE_FILE = 50e6
 """Bytes. Reading more than this takes seconds, and is announced."""
 
-_JOINTS = (
-    ("nose", 0.026),
-    ("left_eye", 0.025),
-    ("right_eye", 0.025),
-    ("left_ear", 0.035),
-    ("right_ear", 0.035),
-    ("left_shoulder", 0.079),
-    ("right_shoulder", 0.079),
-    ("left_elbow", 0.072),
-    ("right_elbow", 0.072),
-    ("left_wrist", 0.062),
-    ("right_wrist", 0.062),
-    ("left_hip", 0.107),
-    ("right_hip", 0.107),
-    ("left_knee", 0.087),
-    ("right_knee", 0.087),
-    ("left_ankle", 0.089),
-    ("right_ankle", 0.089),
-)
-COCO_SIGMAS = dict(_JOINTS)
-"""COCO's 17 joints in order, each with its standard deviation in the OKS, as `pycocotools.cocoeval.Params` has them."""
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Holds off garbage collection, which walks the millions of objects of a large file again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class CocoSource:
@@ -102,7 +93,9 @@ class CocoSource:
     def info(self, index: int) -> ImageInfo:
         """Id, path and stated size of image `index`."""
         height, width = self._sizes[index].tolist()
-        return ImageInfo(self._image_ids[index], os.path.join(self._folder.root, self._files[index]), height, width)
+        return ImageInfo(
+            self._image_ids.item(index), os.path.join(self._folder.root, self._files[index]), height, width
+        )
 
     def annotations(self, index: int) -> Annotations:
         """The usable objects of image `index`, in the order of the file."""
@@ -114,7 +107,7 @@ class CocoSource:
             areas=self._areas[rows].copy(),
             crowd=self._crowd[rows].copy(),
             difficult=np.zeros(len(objects), bool),
-            ids=tuple(self._ids[rows]),
+            ids=tuple(self._ids[rows].tolist()),
             segmentations=tuple(self._segmentations[i] if self._segmentations else None for i in objects),
             keypoints=None if self._points is None else self._points[rows].copy(),
         )
@@ -126,6 +119,7 @@ class CocoSource:
 
     # Reading the file.
 
+    @_without_collection()
     def _read_json(self) -> dict:
         try:
             size = os.path.getsize(self._file)
@@ -200,7 +194,7 @@ class CocoSource:
     # Images.
 
     def _read_images(self, records: list[dict]) -> None:
-        self._image_ids: list[int | str] = []
+        image_ids: list[int | str] = []
         self._files: list[str] = []
         self._skipped: set[int | str] = set()
         sizes = []
@@ -220,9 +214,10 @@ class CocoSource:
                 self.problems.add(fault.kind, image_id, f"image {image_id}: {fault}", action="image skipped")
                 self._skipped.add(image_id)
                 continue
-            self._image_ids.append(image_id)
+            image_ids.append(image_id)
             self._files.append(path[len(self._folder.root) :].lstrip(os.sep))
             sizes.append(size)
+        self._image_ids = _compact(image_ids)
         self._sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
         if not sizes:
             raise DataError(self._nothing(f"none of its {len(records)} images can be used"))
@@ -244,6 +239,7 @@ class CocoSource:
 
     # Objects.
 
+    @_without_collection()
     def _read_objects(self, records: list[dict], categories: dict[int, str], *, segmentations: bool) -> None:
         rows = list(self._rows(records, categories))
         image = np.asarray([row[0] for row in rows], np.int64)
@@ -255,7 +251,7 @@ class CocoSource:
         boxes, usable = clean_boxes(
             corners,
             self._sizes[image],
-            image_ids=[self._image_ids[i] for i in image.tolist()],
+            image_ids=self._image_ids[image].tolist(),
             annotation_ids=[record["id"] for record in kept],
             problems=self.problems,
             stated=lambda i: f"(x, y, width, height) {kept[i]['bbox']}",
@@ -267,7 +263,7 @@ class CocoSource:
         self._boxes, self._labels = boxes[order], labels[order]
         self._starts = np.searchsorted(image[order], np.arange(len(self) + 1)).tolist()
         kept, owner = [kept[i] for i in order.tolist()], image[order]
-        self._ids = [record["id"] for record in kept]
+        self._ids = _compact([record["id"] for record in kept])
         self._crowd = np.asarray([bool(record.get("iscrowd", 0)) for record in kept], bool)
         self._segmentations = self._read_segmentations(kept, owner) if segmentations else None
         self._areas = self._read_areas(kept, owner)
@@ -275,7 +271,7 @@ class CocoSource:
 
     def _rows(self, records: list[dict], categories: dict[int, str]) -> Iterator[tuple[int, int, dict]]:
         """(image index, label, record) of the objects whose image and class are known."""
-        position = {image_id: i for i, image_id in enumerate(self._image_ids)}
+        position = {image_id: i for i, image_id in enumerate(self._image_ids.tolist())}
         label_of = {name: i for i, name in enumerate(self.classes)}
         label = {category: label_of.get(name) for category, name in categories.items()}
         left_out: dict[int, list[dict]] = {}
@@ -362,16 +358,10 @@ class CocoSource:
         return points
 
 
-def flip_pairs(names: tuple[str, ...]) -> tuple[int, ...]:
-    """The joint that each becomes in a mirrored image: `left_x` and `right_x` change places, others stay."""
-    mirrored = [_swapped(name) for name in names]
-    return tuple(names.index(m) if m in names else i for i, m in enumerate(mirrored))
-
-
-def _swapped(name: str) -> str:
-    if "left" in name:
-        return name.replace("left", "right")
-    return name.replace("right", "left")
+def _compact(ids: list[int | str]) -> np.ndarray:
+    """Ids as one array. A list of them would keep alive every block of memory that the JSON was parsed into."""
+    whole = all(type(i) is int and abs(i) < 2**63 for i in ids)
+    return np.array(ids, np.int64 if whole else object)
 
 
 def _stated_box(box: Any) -> Any:

@@ -1,6 +1,7 @@
 """The COCO reader against pycocotools, and what it says of each kind of fault."""
 
 import copy
+import gc
 import json
 import pickle
 
@@ -11,7 +12,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import Params
 
-from segjax.data.coco import COCO_SIGMAS, CocoSource, flip_pairs
+from segjax.data.coco import CocoSource
+from segjax.data.joints import COCO_SIGMAS, flip_pairs
 from segjax.data.segmentations import segmentation_fault, segmentation_to_mask
 from segjax.data.source import DataError
 
@@ -124,6 +126,25 @@ def test_area_is_stated_else_of_the_mask_else_of_the_box(read, data):
 def test_without_segmentations(read, data):
     source = read(data, segmentations=False)
     assert source.annotations(0).segmentations == (None, None, None)
+
+
+def test_ids_may_be_text(read, data):
+    for item in data["annotations"]:
+        item["id"] = f"a{item['id']}"
+    data["images"][0]["id"] = "seven"
+    for item in data["annotations"]:
+        item["image_id"] = "seven" if item["image_id"] == 7 else item["image_id"]
+    source = read(data)
+    assert source.info(0).image_id == "seven" and source.annotations(0).ids == ("a100", "a9", "a2")
+    assert type(source.info(1).image_id) is int
+
+
+def test_reading_leaves_garbage_collection_as_it_was(read, data):
+    assert gc.isenabled()
+    read(data)
+    with pytest.raises(DataError):
+        read("no JSON")
+    assert gc.isenabled()
 
 
 def test_a_source_survives_pickling(read, data):
