@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 Number = int | float
-# What one step of a backward pass holds besides its result. On CPU it should fit in the second-level cache (measured:
-# 1 to 4 MiB alike, 16 MiB twice as slow); elsewhere a step should fill the device.
-SCATTER_BYTES = {"cpu": 3 << 20, "other": 256 << 20}
+# What a step over some of the boxes may hold. On CPU that should fit in the second-level cache (the backward pass of
+# RoIAlign is as fast with 1 to 4 MiB, half as fast with 16); elsewhere a step should fill the device.
+CHUNK_BYTES = {"cpu": 3 << 20, "other": 256 << 20}
 
 
 def roi_align(
@@ -130,10 +130,9 @@ def roi_pool(
     neighbouring bins may share cells. A bin outside the map is zero. The gradient goes to the largest cell of a bin,
     among equals to the first in row-major order. Equal to `torchvision.ops.roi_pool` in value and gradient.
 
-    Maxima over runs of 1, 2, 4... cells along both axes are tabulated once, after which a bin of any size is the
-    largest of four entries. The table holds, for a bin of a box as large as the map of up to s cells a side,
-    (1 + log2(s))**2 copies of the map: TBL MiB for a float32 map of 50 x 76 x 512 and 7 x 7 bins, twice that where a
-    gradient is taken, which also keeps the cell of each output (4 bytes).
+    The bins of a few boxes at a time are walked cell by cell, as many steps as the largest bin has cells. Nothing is
+    held besides the result and, where a gradient is taken, the cell of each output: 96 MiB for 1000 boxes, 7 x 7 bins
+    and 512 channels.
 
     Args:
         features: one feature map.
@@ -225,7 +224,7 @@ def _weighted_sum_bwd(saved, gradient):
     cells, *places = saved
     count, taps = places[0].shape[0], math.prod(places[0].shape[1:]) * math.prod(places[1].shape[1:])
 
-    def add(keep, total, gradient, rows, cols, weight_y, weight_x):
+    def add(start, keep, total, gradient, rows, cols, weight_y, weight_x):
         index = rows[:, :, :, None, None] + cols[:, None, None, :, :]
         weight = jnp.where(keep[:, None, None], weight_y, 0)[:, :, :, None, None] * weight_x[:, None, None, :, :]
         update = gradient[:, :, None, :, None].astype(jnp.float32) * weight[..., None]
@@ -239,8 +238,11 @@ def _weighted_sum_bwd(saved, gradient):
 _weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
 
 
-def _by_chunks(add, total, arrays, count, bytes_each):
-    """`total` after `add` has taken all `count` rows of `arrays`, as many at a time as the platform handles well."""
+def _by_chunks(step, total, arrays, count, bytes_each):
+    """`total` after `step` has taken all `count` rows of `arrays`, as many at a time as suits the platform.
+
+    step(start, keep, total, *slices) -> total, where row i of the slices is row start + i; it is new where `keep`.
+    """
     if count == 0:
         return total
 
@@ -251,11 +253,11 @@ def _by_chunks(add, total, arrays, count, bytes_each):
             # The last chunk reaches back into the one before; what that has had is kept out.
             start = jnp.minimum(i * size, count - size)
             keep = start + jnp.arange(size) >= i * size
-            return add(keep, total, *(jax.lax.dynamic_slice_in_dim(a, start, size) for a in arrays))
+            return step(start, keep, total, *(jax.lax.dynamic_slice_in_dim(a, start, size) for a in arrays))
 
         return jax.lax.fori_loop(0, -(-count // size), body, total)
 
-    cpu, other = (functools.partial(run, SCATTER_BYTES[platform]) for platform in ("cpu", "other"))
+    cpu, other = (functools.partial(run, CHUNK_BYTES[platform]) for platform in ("cpu", "other"))
     return jax.lax.platform_dependent(total, *arrays, cpu=cpu, default=other)
 
 
@@ -273,13 +275,11 @@ def _bins(start, end, extent, bins):
 @jax.custom_vjp
 def _pool_max(features, rows, cols):
     """The largest feature of each bin, rows [n, oh, 2] by cols [n, ow, 2], [n, oh, ow, c]."""
-    return _range_max((features,), rows, cols)[0]
+    return _largest(features, rows, cols)[0]
 
 
 def _pool_max_fwd(features, rows, cols):
-    h, w = features.shape[:2]
-    cells = jnp.arange(h * w, dtype=jnp.int32).reshape(h, w, 1)
-    pooled, cell = _range_max((features, jnp.broadcast_to(cells, features.shape)), rows, cols)
+    pooled, cell = _largest(features, rows, cols)
     return pooled, (features[:, :, :0], cell)
 
 
@@ -287,7 +287,7 @@ def _pool_max_bwd(saved, gradient):
     features, cell = saved
     (h, w, _), (n, oh, ow, c) = features.shape, gradient.shape
 
-    def add(keep, total, gradient, cell):
+    def add(start, keep, total, gradient, cell):
         # The gradient of an empty bin has nowhere to go.
         index = jnp.maximum(cell, 0) * c + jnp.arange(c, dtype=jnp.int32)[None, None, None]
         gradient = jnp.where((cell >= 0) & keep[:, None, None, None], gradient.astype(jnp.float32), 0)
@@ -300,66 +300,32 @@ def _pool_max_bwd(saved, gradient):
 _pool_max.defvjp(_pool_max_fwd, _pool_max_bwd)
 
 
-def _range_max(maps, rows, cols):
-    """The maximum of each bin over `maps`, (values,) or (values, cells), as `_larger` has it; (0, -1) in empty bins."""
-    h, w, c = maps[0].shape
-    levels_y, levels_x = (_levels(extent, t.shape[1]) for extent, t in ((h, rows), (w, cols)))
-    table = [t.reshape(-1, c) for t in _run_maxima(maps, levels_y, levels_x)]
-    (low_y, length_y, level_y), (low_x, length_x, level_x) = _cover(rows, levels_y), _cover(cols, levels_x)
+def _largest(features, rows, cols):
+    """The largest feature of each bin and its cell, the first in row-major order among equals; 0 and -1 if empty."""
+    w, c = features.shape[1:]
+    n, oh, ow = *rows.shape[:2], cols.shape[1]
+    cells = features.reshape(-1, c)
 
-    def entry(i, j):
-        y = low_y + jnp.minimum(i << level_y, length_y - (1 << level_y))
-        x = low_x + jnp.minimum(j << level_x, length_x - (1 << level_x))
-        first = (level_y * levels_x * h + y)[:, :, None] * w + (level_x * h * w + x)[:, None, :]
-        return tuple(t.at[first].get(mode="clip") for t in table)
+    def search(start, keep, found, rows, cols):
+        (y, y_end), (x, x_end) = jnp.moveaxis(rows, -1, 0), jnp.moveaxis(cols, -1, 0)
+        # All bins of a chunk are walked in step, cell by cell, for as long as the largest bin lasts.
+        height, width = (jnp.max(end - first, initial=0) for first, end in ((y, y_end), (x, x_end)))
 
-    best = functools.reduce(_larger, [entry(i, j) for i in (0, 1) for j in (0, 1)])
-    # Only bins of boxes that reach far outside the map need more than two runs along an axis.
-    runs_y, runs_x = (jnp.max(-(-t >> k), initial=2) for t, k in ((length_y, level_y), (length_x, level_x)))
-    more = jnp.where(jnp.maximum(runs_y, runs_x) > 2, runs_y * runs_x, 0)
-    best = jax.lax.fori_loop(0, more, lambda i, best: _larger(best, entry(i // runs_x, i % runs_x)), best)
-    full = (length_y > 0)[:, :, None, None] & (length_x > 0)[:, None, :, None]
-    return tuple(jnp.where(full, t, empty) for t, empty in zip(best, (0, -1)))
+        def visit(i, best):
+            value, cell = best
+            row, col = (y + i // width)[:, :, None], (x + i % width)[:, None, :]
+            inside = (row < y_end[:, :, None]) & (col < x_end[:, None, :])
+            at = jnp.where(inside, row * w + col, 0)
+            here = cells.at[at].get(mode="promise_in_bounds")
+            take = inside[..., None] & ((here > value) | (cell < 0))
+            return jnp.where(take, here, value), jnp.where(take, at[..., None], cell)
 
+        shape = (rows.shape[0], oh, ow, c)
+        best = jax.lax.fori_loop(
+            0, height * width, visit, (jnp.zeros(shape, cells.dtype), jnp.full(shape, -1, jnp.int32))
+        )
+        return tuple(jax.lax.dynamic_update_slice_in_dim(f, b, start, 0) for f, b in zip(found, best))
 
-def _levels(extent, bins):
-    """How many runs 1, 2, 4... are tabulated: two of the longest cover a bin of a box as large as the map."""
-    return max(1, math.ceil(math.log2(-(-extent // bins) + 1)))
-
-
-def _cover(bins, levels):
-    """First cell, number of cells and level of the runs that cover each bin along one axis, each [n, bins]."""
-    length = bins[..., 1] - bins[..., 0]
-    level = 31 - jax.lax.clz(jnp.maximum(length, 1))
-    return bins[..., 0], length, jnp.minimum(level, levels - 1)
-
-
-def _run_maxima(maps, levels_y, levels_x):
-    """Maxima over runs of 2**i rows and 2**j columns that start at each cell, [levels_y, levels_x, h, w, c]."""
-    tables = []
-    for i in range(levels_y):
-        maps = maps if i == 0 else _larger(maps, _shifted(maps, 1 << (i - 1), 0))
-        wider = maps
-        for j in range(levels_x):
-            wider = wider if j == 0 else _larger(wider, _shifted(wider, 1 << (j - 1), 1))
-            tables.append(wider)
-    return [jnp.stack(t) for t in zip(*tables)]
-
-
-def _shifted(maps, by, axis):
-    """`maps` moved `by` cells to the start of `axis`; what comes in from outside is never the largest."""
-    edges = [(0, by if axis == i else 0, 0) for i in range(3)]
-
-    def shift(t, fill):
-        return jax.lax.pad(jax.lax.slice_in_dim(t, min(by, t.shape[axis]), None, axis=axis), fill, edges)
-
-    fills = (maps[0].dtype.type(-np.inf), np.int32(np.iinfo(np.int32).max))
-    return tuple(shift(t, fill) for t, fill in zip(maps, fills))
-
-
-def _larger(a, b):
-    """Of (value,) or (value, cell) pairs the one with the larger value, of equals that with the lower cell."""
-    if len(a) == 1:
-        return (jnp.maximum(a[0], b[0]),)
-    take = (b[0] > a[0]) | ((b[0] == a[0]) & (b[1] < a[1]))
-    return jnp.where(take, b[0], a[0]), jnp.where(take, b[1], a[1])
+    found = jnp.zeros((n, oh, ow, c), cells.dtype), jnp.zeros((n, oh, ow, c), jnp.int32)
+    # A box waits for the largest bin of its chunk, so chunks are made small: 64 bytes an output, where 8 are held.
+    return _by_chunks(search, found, (rows, cols), n, 64 * oh * ow * c)

@@ -83,7 +83,7 @@ def test_roi_align_gradient_is_the_transpose_of_its_value(features, rng):
 
 
 @pytest.mark.parametrize("chunk", [1, 10_000])
-def test_gradient_does_not_depend_on_how_boxes_are_chunked(features, rng, monkeypatch, chunk):
+def test_gradients_do_not_depend_on_how_boxes_are_chunked(features, rng, monkeypatch, chunk):
     def gradients():
         return [
             value_and_grad(lambda f, pool=pool: pool(f, jnp.asarray(BOXES)), features, cotangent)[1]
@@ -96,7 +96,7 @@ def test_gradient_does_not_depend_on_how_boxes_are_chunked(features, rng, monkey
     cotangent = rng.normal(size=(len(BOXES), 2, 2, C)).astype(np.float32)
     want = gradients()
     # 10 000 bytes: several boxes a chunk, the last chunk cut short.
-    monkeypatch.setitem(roi.SCATTER_BYTES, "cpu", chunk)
+    monkeypatch.setitem(roi.CHUNK_BYTES, "cpu", chunk)
     for ours, whole in zip(gradients(), want):
         np.testing.assert_allclose(ours, whole, atol=1e-5)
 
