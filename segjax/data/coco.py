@@ -169,13 +169,9 @@ class CocoSource:
 
     def _joints(self, records: list[dict]) -> KeypointNames:
         try:
-            stated = {
-                (tuple(record["keypoints"]), tuple((a - 1, b - 1) for a, b in record.get("skeleton") or ()))
-                for record in records
-                if record.get("keypoints")
-            }
+            stated = {_stated_joints(record) for record in records if record.get("keypoints")}
         except (TypeError, ValueError) as error:
-            message = "'keypoints' and 'skeleton' in 'categories' are not lists of names and of pairs of numbers"
+            message = "'keypoints' and 'skeleton' in 'categories' are not lists of names and of pairs of their numbers"
             raise DataError(f"{self._file!r}: {message}.") from error
         if len(stated) != 1:
             raise DataError(
@@ -330,7 +326,7 @@ class CocoSource:
         areas = sides.prod(axis=1)
         for i, record in enumerate(records):
             stated = record.get("area")
-            if type(stated) in (int, float) and 0 <= stated < float("inf"):
+            if type(stated) in (int, float) and 0 <= stated < 1e300:
                 areas[i] = stated
             elif self._segmentations is not None and (segmentation := self._segmentations[i]) is not None:
                 areas[i] = segmentation_area(segmentation, *self._sizes[owner[i]].tolist())
@@ -362,6 +358,16 @@ def _compact(ids: list[int | str]) -> np.ndarray:
     """Ids as one array. A list of them would keep alive every block of memory that the JSON was parsed into."""
     whole = all(type(i) is int and abs(i) < 2**63 for i in ids)
     return np.array(ids, np.int64 if whole else object)
+
+
+def _stated_joints(category: dict) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """Names and 0-based skeleton of a category's joints. TypeError or ValueError where they are something else."""
+    names = tuple(category["keypoints"])
+    skeleton = tuple((a - 1, b - 1) for a, b in category.get("skeleton") or ())
+    known = range(len(names))
+    if not all(isinstance(name, str) for name in names) or not all(a in known and b in known for a, b in skeleton):
+        raise ValueError
+    return names, skeleton
 
 
 def _stated_box(box: Any) -> Any:

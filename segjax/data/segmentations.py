@@ -57,7 +57,10 @@ def _polygons_fault(polygons: list, height: int, width: int) -> str | None:
     for polygon in polygons:
         if fault := _shape_fault(polygon):
             return fault
-        points = np.asarray(polygon, np.float64).reshape(-1, 2)
+        try:
+            points = np.asarray(polygon, np.float64).reshape(-1, 2)
+        except OverflowError:
+            return _FAR_AWAY
         if not _within_reach(points.min(axis=0), points.max(axis=0), height, width):
             return _FAR_AWAY
     return None
@@ -100,7 +103,7 @@ def _counts(runs: dict) -> Any:
     """The run lengths as a list, where they are a list or a string."""
     counts = runs["counts"]
     if isinstance(counts, (str, bytes)):
-        counts = _uncompressed(counts.encode() if isinstance(counts, str) else counts)
+        counts = _uncompressed(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
     return counts
 
 
@@ -144,16 +147,25 @@ class Segmentations(Sequence):
         fault = None
         if isinstance(segmentation, list):
             # The reach of polygons is left to `drop_far_polygons`, which is much faster over all of them at once.
-            fault = next(filter(None, map(_shape_fault, segmentation)), None)
-            for polygon in segmentation if fault is None else ():
-                self._coordinates.extend(polygon)
-                self._polygon_ends.append(len(self._coordinates))
+            fault = next(filter(None, map(_shape_fault, segmentation)), None) or self._add_polygons(segmentation)
         elif segmentation is not None:
             fault = segmentation_fault(segmentation, height, width)
             if fault is None:
                 self._run_lengths[len(self)] = segmentation
         self._object_ends.append(len(self._polygon_ends) - 1)
         return fault
+
+    def _add_polygons(self, polygons: list) -> str | None:
+        first = len(self._polygon_ends)
+        try:
+            for polygon in polygons:
+                self._coordinates.extend(polygon)
+                self._polygon_ends.append(len(self._coordinates))
+        except OverflowError:
+            del self._polygon_ends[first:]
+            del self._coordinates[self._polygon_ends[-1] :]
+            return _FAR_AWAY
+        return None
 
     def drop_far_polygons(self, heights: np.ndarray, widths: np.ndarray) -> list[tuple[int, str]]:
         """Sets to None the objects whose polygons are non-finite or far outside; (object, what is wrong) for each."""

@@ -1,6 +1,7 @@
 """The COCO reader against pycocotools, and what it says of each kind of fault."""
 
 import copy
+import functools
 import gc
 import json
 import pickle
@@ -396,6 +397,36 @@ def test_nothing_usable_stops_with_one_sentence(read, data, what):
     assert "\n" not in str(caught.value)
 
 
+def places(value, path=()):
+    """Every path into nested lists and objects."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(value[key], (*path, key))
+
+
+@pytest.mark.parametrize("garbage", [None, -1, "\ud800", [], {}, [[None]], 10**400, float("nan")], ids=range(8))
+def test_garbage_anywhere_is_a_fault_or_one_sentence(read, garbage):
+    data = {
+        "images": [{"id": 1, "file_name": "one.png", "height": 40, "width": 60}],
+        "categories": [{"id": 3, "name": "cat", "keypoints": ["left", "right"], "skeleton": [[1, 2]]}],
+        "annotations": [
+            annotation(1, area=9, iscrowd=0, keypoints=[1, 2, 2, 3, 4, 1], segmentation=SQUARE),
+            annotation(2, segmentation={"size": [40, 60], "counts": [100, 2300]}),
+        ],
+    }
+    for path in places(data):
+        broken = copy.deepcopy(data)
+        target = functools.reduce(lambda value, key: value[key], path[:-1], broken)
+        target[path[-1]] = garbage
+        try:
+            source = read(broken, keypoints=True)
+        except DataError as error:
+            assert "instances.json" in str(error) and "\n" not in str(error), path
+        else:
+            found = source.annotations(0)
+            assert np.isfinite(found.boxes).all() and np.isfinite(found.areas).all(), path
+
+
 # Segmentations.
 
 
@@ -409,6 +440,7 @@ def test_nothing_usable_stops_with_one_sentence(read, data, what):
         ([[1, 2, 3, 4, 5, None]], "not a number"),
         ([[1, 2, 3, 4, 5, float("nan")]], "not finite"),
         ([[1, 2, 3, 4, 5, 1e9]], "further outside"),
+        ([SQUARE[0], [1, 2, 3, 4, 5, 10**400]], "further outside"),
         ("mask.png", "it is a str"),
         ({"counts": [2400]}, "lack 'size'"),
         ({"size": [60, 40], "counts": [2400]}, r"size \[60, 40\]"),
@@ -416,6 +448,7 @@ def test_nothing_usable_stops_with_one_sentence(read, data, what):
         ({"size": [40, 60], "counts": [2401, -1]}, "cut short"),
         ({"size": [40, 60], "counts": "P"}, "cut short"),
         ({"size": [40, 60], "counts": "é"}, "cut short"),
+        ({"size": [40, 60], "counts": "\ud800"}, "cut short"),
         ({"size": [40, 60], "counts": "0"}, "add up to 0"),
     ],
 )
@@ -484,7 +517,7 @@ def test_keypoints_are_left_unless_asked_for(read, people):
 
 
 def test_other_joints_have_no_sigmas(read, people):
-    people["categories"][1]["keypoints"] = ["head", "left_hand", "right_hand", "left_ear"]
+    people["categories"][1].update(keypoints=["head", "left_hand", "right_hand", "left_ear"], skeleton=[])
     people["annotations"][-1]["keypoints"] = [1, 2, 2] * 4
     joints = read(people, keypoints=True).keypoints
     assert joints.sigmas is None and joints.flip == (0, 2, 1, 3)
@@ -517,7 +550,7 @@ def test_keypoints_need_one_list_of_joints(read, data, people):
         read(people, keypoints=True)
 
 
-@pytest.mark.parametrize("skeleton", [[1, 2], [[1, 2, 3]], [["a", "b"]], 5])
+@pytest.mark.parametrize("skeleton", [[1, 2], [[1, 2, 3]], [["a", "b"]], [[1, 18]], [[0, 1]], 5])
 def test_a_malformed_skeleton_is_named(read, people, skeleton):
     people["categories"][1]["skeleton"] = skeleton
     with pytest.raises(DataError, match=r"instances\.json.*'skeleton'.*not lists"):
