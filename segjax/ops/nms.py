@@ -36,7 +36,7 @@ def nms(
         iou_threshold: a number in [0, 1], which may be traced.
         valid: False for rows that are neither kept nor suppress others.
         max_output: keep at most this many, the best; the search ends when they are found.
-        sorted: the boxes come best first already, valid or not; saves the sort, a third of the time at 1 000 boxes.
+        sorted: the boxes come best first already, the invalid ones among them in any place; saves the sort.
     """
     return _nms(boxes, scores, None, iou_threshold, valid, max_output, sorted)
 
