@@ -1,6 +1,5 @@
 """The training loop, read from top to bottom: data, model, state, steps, evaluation, report."""
 
-import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -18,8 +17,7 @@ from train import evaluate as evaluation
 from train.checkpoints import Checkpoints
 from train.metrics import Metrics
 from train.optim import optimizer, schedule
-from train.report import write_report
-from train.report_detection import detection_sections
+from train.report_detection import write_detection_report
 from train.runtime import check_same, save_run, say, told
 from train.state import TrainState, create_state, load_start
 from train.step import Step, data_mesh, make_step, shardings
@@ -83,9 +81,7 @@ def train(name: str, recipe: Recipe) -> dict[str, float] | None:
             return None
         results, scores = score(state)
     print(evaluation.table(results, source.classes))
-    extra = {key: value for key, value in results.items() if key.startswith("VOC")}
-    sections = detection_sections(scores[0], scores=extra)
-    page = write_report(recipe.run, name=name, sections=sections, facts=facts(run, metrics), problems=source.problems)
+    page = write_detection_report(recipe.run, val, results, scores[0], facts=facts(run))
     say(f"report with pictures: {page}")
     return results
 
@@ -166,20 +162,12 @@ def step(run: Run, state: TrainState, n: int, metrics: Metrics) -> TrainState:
     return state
 
 
-def facts(run: Run, metrics: Metrics) -> dict[str, Any]:
-    """What the report says of the run as a whole."""
-    dropped = {kind: count for kind, count in run.feed.batches.counts.items() if "left out" in kind or "over" in kind}
-    return {
-        "steps": run.recipe.steps,
-        "minutes of training, this start": round(metrics.training_seconds / 60, 1),
-        "images a second": round(metrics.images_per_second, 1),
-        "compilations": run.step.compilations,
-        "million parameters": round(sum(x.size for x in jax.tree.leaves(run.state.params)) / 1e6, 2),
-        "devices": f"{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}",
-        "JAX": jax.__version__,
-        "peak host memory, GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1),
-        **dropped,
-    }
+def facts(run: Run) -> dict[str, Any]:
+    """What the report says beside what it finds in the metrics: the model's size, compilations, what was left out."""
+    parameters = sum(x.size for x in jax.tree.leaves(run.state.params))
+    counts = run.feed.batches.counts
+    left_out = {kind: count for kind, count in counts.items() if kind not in ("images", "objects")}
+    return {"Parameters": f"{parameters / 1e6:.2f} M", "Compilations": run.step.compilations, **left_out}
 
 
 def finish(run: Run) -> None:

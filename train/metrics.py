@@ -13,6 +13,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from segjax.data.source import Source
+from train.report import read_metrics
 from train.runtime import write_text
 
 
@@ -38,22 +39,14 @@ class Metrics:
           rate: learning rate by step.
         """
         self._path = run / "metrics.jsonl"
-        rows = read_rows(self._path)
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))
+        rows = (row for row in read_metrics(self._path) if row["step"] <= start)
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = self._path.open("a")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
         self._bar = tqdm(total=steps, initial=start, unit="step", desc="training", dynamic_ncols=True)
         self._batch_size, self._rate = batch_size, rate
         self._pending: list[tuple[int, dict[str, jax.Array], jax.Array]] = []
         self._clock = time.perf_counter()
-        self.training_seconds = 0.0
-        """Spent on settled steps since this start, without compiling and evaluating."""
-        self.images = 0
-
-    @property
-    def images_per_second(self) -> float:
-        """Over all settled steps since this start."""
-        return self.images / self.training_seconds if self.training_seconds else math.nan
 
     def __enter__(self) -> "Metrics":
         return self
@@ -85,11 +78,9 @@ class Metrics:
             if bad := [name for name, value in values.items() if not math.isfinite(value)]:
                 raise Diverged(_diagnosis(step, values, bad, samples, source))
         seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
-        images = len(pending) * self._batch_size
-        self.training_seconds, self.images = self.training_seconds + seconds, self.images + images
         last = pending[-1][0]
         row = {name: float(np.mean([values[name] for _, values, _ in pending])) for name in pending[-1][1]}
-        row |= {"lr": float(self._rate(last)), "images_per_second": images / seconds}
+        row |= {"lr": float(self._rate(last)), "images_per_second": len(pending) * self._batch_size / seconds}
         self._bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['images_per_second']:.1f} images/s")
         self._write(last, row)
 
@@ -113,14 +104,3 @@ def _diagnosis(step: int, values: Mapping[str, Any], bad: list[str], samples: np
         f"step {step}: {', '.join(bad)} not finite ({terms}); images of the batch: {ids}. The last checkpoint is "
         "from before it: look at these images, lower --optim.lr, or set --optim.clip-norm."
     )
-
-
-def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, none where there is no file; a last line cut short by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows

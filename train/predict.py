@@ -1,0 +1,91 @@
+"""What a trained run sees in images.
+
+    python -m train.predict runs/faster_rcnn_scenes IMAGE_OR_FOLDER... [--out FOLDER] [--score 0.5]
+
+Writes a picture per image with the boxes found, and all detections in COCO's result format.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+import tyro
+
+from segjax.data.files import ImageFiles
+from segjax.evaluation.evaluator import CollectedDetections, DetectionCollector
+from segjax.visualize import draw_objects, save_png
+from train.evaluate import jit_predict, restore_run, run_evaluators
+from train.runtime import load_run, one_sentence, say, setup, write_text
+from train.step import data_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Runs the newest checkpoint of a run on images."""
+
+    run: tyro.conf.Positional[pathlib.Path]
+    """The run's folder."""
+    images: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    """Images, and folders of them."""
+    out: pathlib.Path | None = None
+    """Where pictures and detections.json go; RUN/predictions by default."""
+    score: float = 0.5
+    """Detections below it are left out of the pictures; detections.json has them all."""
+
+
+def predict(run: pathlib.Path, paths: tuple[pathlib.Path, ...], *, out: pathlib.Path, score: float) -> int:
+    """Predicts all images, writes pictures and JSON under `out`, and returns the number of detections drawn."""
+    _, recipe, classes = load_run(run)
+    source = ImageFiles(paths, classes=classes)
+    mesh = data_mesh(recipe.devices)
+    model, state = restore_run(recipe, classes, mesh)
+    found = Found(source, classes=classes)
+    batches = recipe.data.evaluation(source, batch_size=recipe.eval_batch_size)
+    run_evaluators(jit_predict(model, mesh), state.variables, batches, [found], mesh)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = found.collected()
+    drawn = sum(draw(source, sample, rows, out / picture_name(source, sample), score) for sample in found.seen)
+    results = [{**row, "category": classes[row["category_id"] - 1]} for row in found.results()]
+    write_text(out / "detections.json", json.dumps(results) + "\n")
+    if len(source.problems):
+        say(source.problems.summary())
+    say(
+        f"{len(found.seen)} images, {drawn} detections of score {score} and more; pictures and detections.json in {out}"
+    )
+    return drawn
+
+
+class Found(DetectionCollector):
+    """An evaluator that scores nothing and keeps everything."""
+
+    def compute(self) -> dict[str, float]:
+        """No scores."""
+        return {}
+
+
+def picture_name(source: ImageFiles, sample: int) -> str:
+    """The file of image `sample`'s picture; numbered, since images of two folders may share a name."""
+    return f"{sample:05d}_{pathlib.Path(source.info(sample).path).stem}.png"
+
+
+def draw(source: ImageFiles, sample: int, rows: CollectedDetections, path: pathlib.Path, score: float) -> int:
+    """Draws the detections of an image and saves the picture. Returns their number."""
+    shown = (rows.samples == sample) & (rows.scores >= score)
+    boxes, labels, scores = rows.boxes[shown], rows.labels[shown], rows.scores[shown]
+    save_png(path, draw_objects(source.image(sample), boxes, labels, scores, classes=source.classes))
+    return len(boxes)
+
+
+def main(arguments: list[str]) -> None:
+    """Predicts from a command line."""
+    setup()
+    args = tyro.cli(Arguments, args=arguments, prog="python -m train.predict")
+    with one_sentence():
+        if not args.images:
+            raise ValueError("name at least one image or folder after the run.")
+        predict(args.run, args.images, out=args.out or args.run / "predictions", score=args.score)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
