@@ -88,6 +88,7 @@ def multilevel_roi_align(
     size = _checked_size(output_size, sampling_ratio)
     if len(features) != len(strides):
         raise ValueError(f"Give one stride for each feature map: {len(features)} maps, but strides={tuple(strides)}.")
+    boxes = boxes if valid is None else jnp.where(valid[:, None], boxes, 0)
     level = box_levels(boxes, strides=strides, canonical_size=canonical_size, canonical_level=canonical_level)
     return _align(features, boxes, level, [1 / s for s in strides], size, sampling_ratio, aligned, valid)
 

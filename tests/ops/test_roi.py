@@ -183,9 +183,10 @@ def test_multilevel_pools_each_box_on_its_level(pyramid, rng):
 
 def test_padding_gives_finite_values_and_no_gradient(features, pyramid):
     boxes, cotangent = np.zeros((5, 4), np.float32), np.ones((5, 2, 2, 2), np.float32)
+    anything = np.concatenate([boxes[:2], [[np.nan] * 4, [np.inf] * 4, [-1e30] * 4]]).astype(np.float32)
     pooled, gradients = value_and_grad(
         lambda f: roi.multilevel_roi_align(
-            f, jnp.asarray(boxes), output_size=2, strides=STRIDES, valid=jnp.zeros(5, bool)
+            f, jnp.asarray(anything), output_size=2, strides=STRIDES, valid=jnp.zeros(5, bool)
         ),
         pyramid,
         cotangent,
