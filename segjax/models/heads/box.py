@@ -138,6 +138,7 @@ def detect(outputs: BoxOutputs, proposals: Proposals, sizes: Int[Array, "b 2"], 
             iou_threshold=settings.nms_threshold,
             valid=valid,
             max_output=settings.detections,
+            sorted=True,
         )
         best, valid = top_detections(scores, keep, count=settings.detections)
         return Detections(
