@@ -52,8 +52,14 @@ class Data:
     workers: int = 0
     """Processes that make them; 0 makes them in threads."""
 
-    def source(self, part: Part, classes: tuple[str, ...] | None = None) -> Source:
-        """One part of the data set. `classes` is a class map to read it with, a checkpoint's for example."""
+    def source(self, part: Part, classes: tuple[str, ...] | None = None, *, segmentations: bool = False) -> Source:
+        """One part of the data set.
+
+        Args:
+          part: which.
+          classes: a class map to read it with, a checkpoint's for example; the data's own by default.
+          segmentations: keep COCO's segmentations, for pictures. Training on boxes does without their memory.
+        """
         name = getattr(self, part)
         if not name:
             raise ValueError(f"data.{part} is empty: name the part of {self.root} to use with --data.{part}.")
@@ -61,11 +67,17 @@ class Data:
             return VocSource(self.root, split=name, classes=classes)
         if self.format == "coco":
             folder = self.images[("train", "val", "test").index(part)]
-            return CocoSource(self.root / name, self.root / folder, classes=classes)
+            return CocoSource(self.root / name, self.root / folder, classes=classes, segmentations=segmentations)
         if name not in scenes.SPLITS:
             raise ValueError(f"data.{part} is {name!r}; scenes has the parts {', '.join(scenes.SPLITS)}.")
         folder = scenes.ensure(self.root)[name]
-        return CocoSource(folder / "instances.json", folder / "images", name=f"scenes_{name}", classes=classes)
+        return CocoSource(
+            folder / "instances.json",
+            folder / "images",
+            name=f"scenes_{name}",
+            classes=classes,
+            segmentations=segmentations,
+        )
 
     def training(self, source: Source, *, batch_size: int, seed: int) -> Batches:
         """Endless augmented batches of `source`."""

@@ -19,7 +19,7 @@ RECIPE = Recipe(
         train="annotations/instances_train2017.json",
         val="annotations/instances_val2017.json",
         images=("train2017", "val2017", ""),
-        buckets=buckets_for(800, 1344),
+        buckets=buckets_for(800, 1333, steps=3),
         capacity=100,
         threads=8,
     ),

@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -12,14 +11,8 @@ from tqdm import tqdm
 
 from segjax.data.buckets import Bucket, assign, check_buckets, fit, padding_share
 from segjax.data.segmentations import segmentation_to_mask
-from segjax.data.source import Annotations, DataError, Problems
+from segjax.data.source import Annotations, DataError, Problems, Source
 from segjax.visualize import contact_sheet, draw_objects
-
-if TYPE_CHECKING:
-    from segjax.data.source import Source
-else:
-    # Type checkers check the protocol; at run time, where the tests enforce annotations, it cannot be.
-    Source = Any
 
 SMALL, LARGE = 32.0**2, 96.0**2
 """Square pixels between which COCO calls an object medium."""

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,14 +12,9 @@ from jaxtyping import Int
 
 from segjax.data import buckets as bucketing
 from segjax.data.buckets import Bucket, PlannedBatch
-from segjax.data.source import DataError, Example, Problem
+from segjax.data.source import DataError, Example, Problem, Source
 from segjax.data.transforms import Fit, Transform, fit_inside, place, select
 from segjax.types import Batch, Instances
-
-if TYPE_CHECKING:
-    from segjax.data.source import Source
-else:  # the protocol cannot be checked at runtime, which the tests do with every annotation
-    Source = Any
 
 OVER_CAPACITY = "objects over capacity"
 

@@ -9,7 +9,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grain
 import jax
@@ -19,14 +19,9 @@ from absl import flags
 from segjax.data import buckets as bucketing
 from segjax.data.buckets import Bucket
 from segjax.data.loading import OVER_CAPACITY, EvaluationLoader, Loaded, TrainLoader
-from segjax.data.source import DataError, Problem
+from segjax.data.source import DataError, Problem, Source
 from segjax.data.transforms import Fit, Transform, fit_inside
 from segjax.types import Batch, Instances
-
-if TYPE_CHECKING:
-    from segjax.data.source import Source
-else:  # the protocol cannot be checked at runtime, which the tests do with every annotation
-    Source = Any
 
 
 class Batches(Iterator[Batch]):

@@ -12,7 +12,7 @@ ImageId = int | str
 
 
 class DataError(ValueError):
-    """Data that cannot be used. The message is one sentence: what, where (file, image id, annotation id), how to mend it."""
+    """Data that cannot be used. The message says what, where (file, image id, annotation id) and how to mend it."""
 
 
 class ImageInfo(NamedTuple):

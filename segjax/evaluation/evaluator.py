@@ -2,18 +2,13 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Array, Float32, Int, Int32
 
-from segjax.data.source import ImageInfo
+from segjax.data.source import ImageInfo, Source
 from segjax.types import Detections
-
-if TYPE_CHECKING:
-    from segjax.data.source import Source
-else:  # the protocol cannot be checked at runtime, which the tests do with every annotation
-    Source = Any
 
 
 class Evaluator(Protocol):
