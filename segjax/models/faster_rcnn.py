@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from segjax.models.heads.box import BoxHead, BoxOutputs, BoxSettings, box_losses, detect, sample_rois
 from segjax.models.heads.rpn import RPNHead, RPNOutputs, RPNSettings, propose, rpn_losses
@@ -67,7 +68,7 @@ def faster_rcnn(
     pool: PoolSettings = PoolSettings(),
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Model:
     """Faster R-CNN with an FPN neck, trained jointly. The defaults are torchvision's `fasterrcnn_resnet50_fpn`.
 
@@ -136,7 +137,7 @@ def faster_rcnn(
         return terms | box_losses(heads, rois, batch.instances, box), {**variables, **updates}
 
     def predict(
-        variables: Variables, images: Float[Array, "b h w 3"] | Int[Array, "b h w 3"], sizes: Int[Array, "b 2"]
+        variables: Variables, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"], sizes: Int[Array, "b 2"]
     ) -> Detections:
         images = prepare(images, sizes)
         features = network.apply(variables, images, method="pyramid")

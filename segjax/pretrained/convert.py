@@ -1,5 +1,6 @@
 """State dicts of torchvision -> variables of segjax, and the models those variables belong to."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,16 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from segjax.models.faster_rcnn import faster_rcnn
 from segjax.models.layers.resnet import BLOCKS, ResNet
 from segjax.pretrained.rules import LAYOUTS, Rule, faster_rcnn_rules, resnet_rules
-from segjax.types import Model, Variables
+from segjax.types import Batch, Instances, Model, Variables
 
+EPSILON = 1e-5
+"""What our frozen batch norms, and torch's by default, add to the variance."""
 _BACKBONES = {f"resnet{depth}": depth for depth in BLOCKS}
 
 
-def _faster_rcnn_r50(*, classes: int = 90, dtype: jnp.dtype = jnp.float32, **options: Any) -> Model:
+def _faster_rcnn_r50(*, classes: int = 90, dtype: DTypeLike = jnp.float32, **options: Any) -> Model:
     return faster_rcnn(classes, backbone=ResNet(50, dtype=dtype), dtype=dtype, **options)
 
 
@@ -49,16 +53,19 @@ def model(name: str, **options: Any) -> Model:
     return _MODELS[name][0](**options)
 
 
-def from_torchvision(name: str, state_dict: Mapping[str, Any]) -> Variables:
+def from_torchvision(name: str, state_dict: Mapping[str, Any], *, epsilon: float = EPSILON) -> Variables:
     """The variables that a torchvision state dict holds.
 
     Args:
       name: as in torchvision.models. The name of a backbone ("resnet50") takes the weights of the classifier of that
         name and gives the backbone's part of a detector's variables, for `merge`.
       state_dict: names to arrays: torch tensors, NumPy arrays, or what `read_torch_file` returns.
+      epsilon: what the batch norms that the weights were trained with add to the variance. The detectors that
+        torchvision released as COCO_V1 need 0.0, which torchvision itself sets after loading them; weights of models
+        made or fine-tuned otherwise have 1e-5. The scales are converted, so that our norms give the same numbers.
 
     Raises:
-      ValueError: the name is not known, or an entry of the state dict is none of this model's.
+      ValueError: the name is not known, an entry of the state dict is none of this model's, or one is missing.
     """
     _check_name(name, {**_MODELS, **_BACKBONES})
     if name in _MODELS:
@@ -66,7 +73,54 @@ def from_torchvision(name: str, state_dict: Mapping[str, Any]) -> Variables:
     else:
         # The classifier's last layer has no place in a detector.
         rules = [*resnet_rules("", "backbone", "frozen_batch"), Rule(r"fc\.(weight|bias)", "")]
-    return apply_rules(rules, state_dict, name=name)
+    variables = apply_rules(rules, state_dict, name=name)
+    _check_complete(name, variables)
+    return _with_epsilon(variables, epsilon)
+
+
+@functools.cache
+def _paths(name: str) -> tuple[str, ...]:
+    """The paths of all variables that `name` has, from tracing its initialisation."""
+    key, image = jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    if name in _BACKBONES:
+        shapes = jax.eval_shape(ResNet(_BACKBONES[name]).init, key, image)
+        return tuple(path.replace("/", "/backbone/", 1) for path in _flat(shapes))
+    batch = Batch(
+        images=image,
+        sizes=jax.ShapeDtypeStruct((1, 2), jnp.int32),
+        instances=Instances(
+            boxes=jax.ShapeDtypeStruct((1, 1, 4), jnp.float32),
+            labels=jax.ShapeDtypeStruct((1, 1), jnp.int32),
+            valid=jax.ShapeDtypeStruct((1, 1), bool),
+        ),
+        samples=jax.ShapeDtypeStruct((1,), jnp.int32),
+    )
+    return tuple(_flat(jax.eval_shape(model(name).init, key, batch)))
+
+
+def _check_complete(name: str, variables: Variables) -> None:
+    """`ValueError` where a variable of the model called `name` has got no value: half a detector is of no use."""
+    loaded = _flat(variables)
+    missing = [path for path in _paths(name) if path not in loaded]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(
+            f"the state dict lacks the weights of {', '.join(missing[:3])}{more}, which {name} needs; "
+            "check that it is of this model and whole."
+        )
+
+
+def _with_epsilon(variables: Variables, epsilon: float) -> Variables:
+    """Frozen norms whose statistics were meant for `epsilon`, rescaled to what `FrozenBatchNorm` adds."""
+    if epsilon == EPSILON:
+        return variables
+
+    def rescale(tree):
+        if "var" not in tree:
+            return {name: rescale(branch) for name, branch in tree.items()}
+        return {**tree, "scale": tree["scale"] * jnp.sqrt((tree["var"] + EPSILON) / (tree["var"] + epsilon))}
+
+    return {**variables, "frozen": rescale(variables["frozen"])}
 
 
 def apply_rules(rules: list[Rule], state_dict: Mapping[str, Any], *, name: str) -> Variables:
@@ -83,7 +137,8 @@ def apply_rules(rules: list[Rule], state_dict: Mapping[str, Any], *, name: str) 
             branch = tree
             for module in modules:
                 branch = branch.setdefault(module, {})
-            array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+            # NumPy has no bfloat16 of torch's.
+            array = value.detach().cpu().float().numpy() if hasattr(value, "detach") else np.asarray(value)
             branch[leaf] = jnp.asarray(LAYOUTS[rule.layout](array), jnp.float32)
     return tree
 
@@ -95,9 +150,9 @@ def merge(variables: Variables, loaded: Variables) -> tuple[Variables, dict[str,
       The new variables, and what of `loaded` was not used: path -> reason, a sentence each. A detector fine-tuned to
       other classes leaves out its class and box layers this way, and the caller should say so.
     """
-    flat = {_path(p): v for p, v in jax.tree_util.tree_leaves_with_path(variables)}
+    flat = _flat(variables)
     unused = {}
-    for path, value in ((_path(p), v) for p, v in jax.tree_util.tree_leaves_with_path(loaded)):
+    for path, value in _flat(loaded).items():
         if path not in flat:
             unused[path] = "the model has no such variable"
         elif flat[path].shape != value.shape:
@@ -105,6 +160,10 @@ def merge(variables: Variables, loaded: Variables) -> tuple[Variables, dict[str,
         else:
             flat[path] = value
     return jax.tree_util.tree_map_with_path(lambda p, _: flat[_path(p)], variables), unused
+
+
+def _flat(variables: Variables) -> dict[str, Any]:
+    return {_path(path): value for path, value in jax.tree_util.tree_leaves_with_path(variables)}
 
 
 def _path(path: tuple[Any, ...]) -> str:

@@ -1,6 +1,7 @@
 """Reads the files that `torch.save` writes, without torch and without running what is in them."""
 
 import collections
+import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -32,9 +33,15 @@ class _Storage:
 
 def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
     """What `torch._utils._rebuild_tensor_v2` does, in NumPy; offsets and strides count elements."""
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride)) if all(size) else offset
-    if min((offset, *stride), default=0) < 0 or last >= max(storage.size, 1):
+    if not (isinstance(storage, np.ndarray) and storage.ndim == 1 and len(size) == len(stride)):
+        raise ValueError("a tensor is not described by a storage, a shape and as many strides")
+    if 0 in size:
+        return np.empty(size, storage.dtype)
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride))
+    if min(offset, *size, *stride) < 0 or last >= storage.size:
         raise ValueError(f"a tensor of shape {size} reaches outside its storage of {storage.size} elements")
+    if math.prod(size) > storage.size:
+        raise ValueError(f"a tensor of shape {size} repeats the {storage.size} elements of its storage")
     strides = tuple(s * storage.itemsize for s in stride)
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
 

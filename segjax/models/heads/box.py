@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from segjax.losses import masked_sum, safe_divide, smooth_l1, softmax_cross_entropy
@@ -61,7 +62,7 @@ class BoxHead(nn.Module):
 
     classes: int
     hidden: int = 1024
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, features: Float[Array, "b s h w c"]) -> BoxOutputs:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from segjax.losses import masked_sum, safe_divide, sigmoid_cross_entropy, smooth_l1
@@ -62,7 +63,7 @@ class RPNHead(nn.Module):
 
     anchors: int
     """Anchors per position."""
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, features: list[Float[Array, "b _ _ c"]]) -> RPNOutputs:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 kaiming = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -22,7 +23,7 @@ class Conv(nn.Module):
     dilation: int = 1
     bias: bool = False
     kernel_init: nn.initializers.Initializer = kaiming
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:

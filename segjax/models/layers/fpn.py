@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segjax.models.layers.conv import Conv
@@ -20,7 +21,7 @@ class FPN(nn.Module):
     """
 
     channels: int = 256
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, features: list[Float[Array, "b _ _ _"]]) -> list[Float[Array, "b _ _ channels"]]:

@@ -1,6 +1,7 @@
 """From bytes to the numbers a network sees."""
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -21,7 +22,7 @@ def normalize(
     *,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "b h w 3"]:
     """Images with zero mean and unit variance per channel, zero in the padding whatever the bytes there are.
 

@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 NormName = Literal["frozen_batch", "batch", "group"]
@@ -21,7 +22,7 @@ class FrozenBatchNorm(nn.Module):
     """
 
     epsilon: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
@@ -45,7 +46,7 @@ class BatchNorm(nn.Module):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
@@ -60,7 +61,7 @@ class GroupNorm(nn.Module):
 
     groups: int = 32
     epsilon: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
@@ -74,7 +75,7 @@ class GroupNorm(nn.Module):
 _NORMS: dict[str, type[nn.Module]] = {"frozen_batch": FrozenBatchNorm, "batch": BatchNorm, "group": GroupNorm}
 
 
-def norm_layer(name: NormName, *, dtype: jnp.dtype = jnp.float32) -> NormFactory:
+def norm_layer(name: NormName, *, dtype: DTypeLike = jnp.float32) -> NormFactory:
     """The norm called `name`, ready to be made with `norm(name=...)`. `ValueError` for an unknown name."""
     if name not in _NORMS:
         raise ValueError(f"norm is {name!r}; choose one of {', '.join(map(repr, _NORMS))}.")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segjax.models.layers.conv import Conv, max_pool
@@ -26,7 +27,7 @@ class Block(nn.Module):
     stride: int
     bottleneck: bool
     norm: NormFactory
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
@@ -55,7 +56,7 @@ class Stage(nn.Module):
     stride: int
     bottleneck: bool
     norm: NormFactory
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
@@ -79,7 +80,7 @@ class ResNet(nn.Module):
     norm: NormName = "frozen_batch"
     width: int = 64
     stages: Sequence[int] = (1, 2, 3, 4)
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @property
     def strides(self) -> tuple[int, ...]:
