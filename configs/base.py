@@ -112,6 +112,8 @@ class FasterRCNN:
     norm: NormName = "frozen_batch"
     width: int = 64
     """Channels of the backbone's stem; the later stages have 1, 2, 4 and 8 times as many (times 4 in bottlenecks)."""
+    stages: tuple[int, ...] = (1, 2, 3, 4)
+    """Stages of the backbone that the pyramid is built on; stage i has stride 2 ** (i + 1)."""
     channels: int = 256
     """Channels of the pyramid."""
     hidden: int = 1024
@@ -127,7 +129,7 @@ class FasterRCNN:
         dtype = jnp.dtype(self.dtype)
         return faster_rcnn(
             classes,
-            backbone=ResNet(self.depth, self.norm, self.width, dtype=dtype),
+            backbone=ResNet(self.depth, self.norm, self.width, self.stages, dtype=dtype),
             channels=self.channels,
             hidden=self.hidden,
             rpn=self.rpn,
