@@ -11,11 +11,12 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from segjax.models.faster_rcnn import faster_rcnn
+from segjax.models.layers.norms import FrozenBatchNorm
 from segjax.models.layers.resnet import BLOCKS, ResNet
 from segjax.pretrained.rules import LAYOUTS, Rule, faster_rcnn_rules, resnet_rules
 from segjax.types import Batch, Instances, Model, Variables
 
-EPSILON = 1e-5
+EPSILON = FrozenBatchNorm.epsilon
 """What our frozen batch norms, and torch's by default, add to the variance."""
 _BACKBONES = {f"resnet{depth}": depth for depth in BLOCKS}
 
@@ -81,20 +82,12 @@ def from_torchvision(name: str, state_dict: Mapping[str, Any], *, epsilon: float
 @functools.cache
 def _paths(name: str) -> tuple[str, ...]:
     """The paths of all variables that `name` has, from tracing its initialisation."""
-    key, image = jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    key, image = jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)
     if name in _BACKBONES:
         shapes = jax.eval_shape(ResNet(_BACKBONES[name]).init, key, image)
         return tuple(path.replace("/", "/backbone/", 1) for path in _flat(shapes))
-    batch = Batch(
-        images=image,
-        sizes=jax.ShapeDtypeStruct((1, 2), jnp.int32),
-        instances=Instances(
-            boxes=jax.ShapeDtypeStruct((1, 1, 4), jnp.float32),
-            labels=jax.ShapeDtypeStruct((1, 1), jnp.int32),
-            valid=jax.ShapeDtypeStruct((1, 1), bool),
-        ),
-        samples=jax.ShapeDtypeStruct((1,), jnp.int32),
-    )
+    objects = Instances(np.zeros((1, 1, 4), np.float32), np.zeros((1, 1), np.int32), np.zeros((1, 1), bool))
+    batch = Batch(image, np.zeros((1, 2), np.int32), objects, np.zeros(1, np.int32))
     return tuple(_flat(jax.eval_shape(model(name).init, key, batch)))
 
 
