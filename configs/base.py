@@ -166,7 +166,10 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Weights to start from."""
+    """Weights to start from: another run's, or a file's. What does not fit the model is left out and named."""
+
+    run: pathlib.Path | None = None
+    """The folder of a run of ours."""
 
     weights: pathlib.Path | None = None
     """A file with a torchvision state dict (.pth); read without torch."""

@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from configs.base import Recipe
+from configs.base import Recipe, Start
+from segjax import pretrained
 from segjax.data.pipeline import DevicePrefetch, prefetch_to_device
 from segjax.data.source import Source
-from segjax.types import Model
+from segjax.types import Model, Variables
 from train import evaluate as evaluation
 from train.checkpoints import Checkpoints
 from train.metrics import Metrics
 from train.optim import optimizer, schedule
 from train.report_detection import write_detection_report
-from train.runtime import check_same, save_run, say, told
-from train.state import TrainState, create_state, load_start
+from train.runtime import check_same, load_run, save_run, say, told
+from train.state import TrainState, create_state
 from train.step import Step, data_mesh, make_step, shardings
 
 
@@ -108,7 +109,7 @@ def start(recipe: Recipe, source: Source, val: Source) -> Run:
     transform = optimizer(recipe.optim, recipe.steps)
     feed = prefetch_to_device(recipe.data.training(source, batch_size=recipe.batch_size, seed=recipe.seed), shared)
     with told("making the model"):
-        state = jax.device_put(first_state(recipe, model), whole)
+        state = jax.device_put(first_state(recipe, model, mesh), whole)
     say(f"{sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.2f} million parameters")
     checkpoints = Checkpoints(recipe.run, keep=recipe.keep)
     if checkpoints.latest is not None:
@@ -131,7 +132,7 @@ def start(recipe: Recipe, source: Source, val: Source) -> Run:
     return Run(recipe, source, val, mesh, model, stepper, state, feed, checkpoints)
 
 
-def first_state(recipe: Recipe, model: Model) -> TrainState:
+def first_state(recipe: Recipe, model: Model, mesh: Mesh) -> TrainState:
     """The state before the first step; what of the weights to start from is not used is said."""
     optim = recipe.optim
     state, unused = create_state(
@@ -141,11 +142,21 @@ def first_state(recipe: Recipe, model: Model) -> TrainState:
         seed=recipe.seed,
         frozen=optim.freeze,
         average=optim.ema_decay is not None,
-        loaded=load_start(recipe.start),
+        loaded=load_start(recipe.start, mesh),
     )
     for path, reason in unused.items():
-        say(f"{recipe.start.weights}: {path} is not used: {reason}")
+        say(f"{recipe.start.run or recipe.start.weights}: {path} is not used: {reason}")
     return state
+
+
+def load_start(start: Start, mesh: Mesh) -> Variables | None:
+    """The variables that a recipe starts from, None where it starts from nothing."""
+    if start.run is not None:
+        _, recipe, classes = load_run(start.run)
+        return evaluation.restore_run(recipe, classes, mesh)[1].variables
+    if start.weights is not None:
+        return pretrained.from_torchvision(start.name, pretrained.read_torch_file(start.weights))
+    return None
 
 
 def step(run: Run, state: TrainState, n: int, metrics: Metrics) -> TrainState:

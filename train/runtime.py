@@ -116,8 +116,8 @@ def load_run(run: pathlib.Path) -> tuple[str, Recipe, tuple[str, ...]]:
         raise ValueError(f"{run} is not the folder of a run: it has no config.json.") from None
     recipe = from_json(Recipe(), content["recipe"])
     # These may be a path where the default has none.
-    weights = content["recipe"]["start"]["weights"]
-    start = dataclasses.replace(recipe.start, weights=pathlib.Path(weights) if weights else None)
+    paths = {field: content["recipe"]["start"].get(field) for field in ("weights", "run")}
+    start = dataclasses.replace(recipe.start, **{f: p and pathlib.Path(p) for f, p in paths.items()})
     return content["name"], dataclasses.replace(recipe, run=run, start=start), tuple(content["classes"])
 
 

@@ -8,7 +8,6 @@ import optax
 from flax import struct, traverse_util
 from jaxtyping import Array, Int, UInt32
 
-from configs.base import Start
 from segjax import pretrained
 from segjax.types import Batch, Model, Variables
 
@@ -95,10 +94,3 @@ def create_state(
         key=jax.random.key_data(key),
     )
     return state, unused
-
-
-def load_start(start: Start) -> Variables | None:
-    """The variables that the recipe starts from, None where it starts from nothing."""
-    if start.weights is None:
-        return None
-    return pretrained.from_torchvision(start.name, pretrained.read_torch_file(start.weights))
