@@ -52,8 +52,8 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
         """With `train` it normalises by the batch's own moments and updates the running ones."""
         return nn.BatchNorm(
-            use_running_average=not train, momentum=self.momentum, epsilon=self.epsilon, dtype=self.dtype, name="norm"
-        )(x)
+            use_running_average=not train, momentum=self.momentum, epsilon=self.epsilon, dtype=jnp.float32, name="norm"
+        )(x.astype(jnp.float32)).astype(self.dtype)
 
 
 class GroupNorm(nn.Module):
@@ -69,7 +69,8 @@ class GroupNorm(nn.Module):
         groups = min(self.groups, x.shape[-1])
         while x.shape[-1] % groups:
             groups -= 1
-        return nn.GroupNorm(num_groups=groups, epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
+        norm = nn.GroupNorm(num_groups=groups, epsilon=self.epsilon, dtype=jnp.float32, name="norm")
+        return norm(x.astype(jnp.float32)).astype(self.dtype)
 
 
 _NORMS: dict[str, type[nn.Module]] = {"frozen_batch": FrozenBatchNorm, "batch": BatchNorm, "group": GroupNorm}
