@@ -94,7 +94,8 @@ class Metrics:
         self._file.write(json.dumps({"step": step, **clean}) + "\n")
         self._file.flush()
         for name, value in row.items():
-            self._board.add_scalar(name, value, step)
+            if math.isfinite(value):
+                self._board.add_scalar(name, value, step)
 
 
 def _diagnosis(step: int, values: Mapping[str, Any], bad: list[str], samples: np.ndarray, source: Source) -> str:
