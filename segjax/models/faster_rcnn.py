@@ -86,6 +86,8 @@ def faster_rcnn(
       A `Model` with the losses `rpn_objectness`, `rpn_box`, `class` and `box`, and `Detections` as predictions.
       Image sides should be multiples of 32, as the data pipeline makes them.
     """
+    if classes < 1:
+        raise ValueError(f"classes is {classes}; a detector needs at least one, the background not counted.")
     backbone = ResNet(depth=50, dtype=dtype) if backbone is None else backbone
     levels = len(backbone.strides) + 1
     if len(rpn.anchor_sizes) != levels:

@@ -1,0 +1,142 @@
+"""Backbones, necks and norms: shapes, strides, numbers of parameters, and values by hand."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models.layers.conv import Conv, max_pool
+from segjax.models.layers.fpn import FPN
+from segjax.models.layers.normalize import normalize, pixel_mask
+from segjax.models.layers.norms import FrozenBatchNorm, GroupNorm, norm_layer
+from segjax.models.layers.resnet import ResNet
+
+IMAGE = jax.ShapeDtypeStruct((2, 96, 128, 3), jnp.float32)
+PARAMETERS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
+"""Of torchvision's ResNets (the tables of `ResNet*_Weights`), with their last layer for 1000 classes."""
+
+
+def size(tree) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("depth", PARAMETERS)
+def test_resnet_shapes_and_parameters(depth, key):
+    net = ResNet(depth, "batch")
+    maps, variables = jax.eval_shape(net.init_with_output, key, IMAGE)
+    expansion = 1 if depth < 50 else 4
+    assert net.strides == (4, 8, 16, 32)
+    for i, (x, stride) in enumerate(zip(maps, net.strides)):
+        assert x.shape == (2, 96 // stride, 128 // stride, 64 * 2**i * expansion)
+    last = (512 * expansion + 1) * 1000
+    assert size(variables["params"]) + last == PARAMETERS[depth]
+
+
+def test_resnet_builds_no_stage_that_nobody_asked_for(key):
+    net = ResNet(18, "group", 8, stages=(2, 3))
+    maps, variables = jax.eval_shape(net.init_with_output, key, IMAGE)
+    assert net.strides == (8, 16)
+    assert [x.shape for x in maps] == [(2, 12, 16, 16), (2, 6, 8, 32)]
+    assert set(variables["params"]) == {"stem", "stem_norm", "layer1", "layer2", "layer3"}
+
+
+def test_unknown_depths_and_norms_are_refused(key):
+    with pytest.raises(ValueError, match=r"depth is 19; ResNet comes in depths 18, 34, 50, 101, 152\."):
+        jax.eval_shape(ResNet(19).init, key, IMAGE)
+    with pytest.raises(ValueError, match=r"norm is 'layer'; choose one of 'frozen_batch', 'batch', 'group'\."):
+        inspect.unwrap(norm_layer)("layer")  # under the annotations that the tests enforce
+
+
+@pytest.mark.parametrize("height, width", [(96, 128), (100, 76)])
+def test_fpn_shapes(height, width, key):
+    sides = [(-(-height // s), -(-width // s)) for s in (4, 8, 16, 32)]
+    maps = [jax.ShapeDtypeStruct((2, *side, 8 * 2**i), jnp.float32) for i, side in enumerate(sides)]
+    outputs, variables = jax.eval_shape(FPN(16).init_with_output, key, maps)
+    extra = (-(-sides[-1][0] // 2), -(-sides[-1][1] // 2))
+    assert [x.shape for x in outputs] == [(2, *side, 16) for side in [*sides, extra]]
+    lateral = sum((8 * 2**i + 1) * 16 for i in range(4))
+    assert size(variables) == lateral + 4 * (9 * 16 + 1) * 16
+
+
+def test_fpn_sums_from_the_top(key):
+    """With 1x1 and 3x3 kernels that pass everything on, a level is the sum of itself and all coarser ones."""
+    maps = [jnp.full((1, n, n, 1), float(v)) for n, v in ((8, 1), (4, 10), (2, 100))]
+    net = FPN(1)
+    params = jax.tree.map(jnp.zeros_like, net.init(key, maps)["params"])
+    for name, layer in params.items():
+        kernel = layer["kernel"]
+        layer["kernel"] = kernel.at[kernel.shape[0] // 2, kernel.shape[1] // 2].set(1.0)
+        layer["bias"] = layer["bias"] + (0.5 if name == "inner2" else 0.0)
+    values = [np.unique(x).tolist() for x in net.apply({"params": params}, maps)]
+    assert values == [[111.5], [110.5], [100.5], [100.5]]
+
+
+@pytest.mark.parametrize("kernel, stride, dilation", [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1)])
+def test_conv_against_loops(kernel, stride, dilation, rng):
+    x = jnp.asarray(rng.normal(size=(1, 9, 8, 2)), jnp.float32)
+    conv = Conv(3, kernel, stride, dilation, bias=True)
+    variables = conv.init(jax.random.key(0), x)
+    bias = rng.normal(size=3).astype(np.float32)
+    variables = {"params": {**variables["params"], "bias": jnp.asarray(bias)}}
+    weight = np.asarray(variables["params"]["kernel"])
+    pad = dilation * (kernel - 1) // 2
+    padded = np.pad(np.asarray(x[0]), ((pad, pad), (pad, pad), (0, 0)))
+    expected = np.zeros((-(-9 // stride), -(-8 // stride), 3))
+    for i in range(expected.shape[0]):
+        for j in range(expected.shape[1]):
+            for u in range(kernel):
+                for v in range(kernel):
+                    expected[i, j] += padded[i * stride + u * dilation, j * stride + v * dilation] @ weight[u, v]
+    np.testing.assert_allclose(conv.apply(variables, x)[0], expected + bias, rtol=1e-4, atol=1e-5)
+
+
+def test_max_pool_pads_with_nothing():
+    x = -jnp.arange(1, 17, dtype=jnp.float32).reshape(1, 4, 4, 1)
+    pooled = max_pool(x, window=3, stride=2, padding=1)
+    np.testing.assert_array_equal(pooled[0, :, :, 0], [[-1, -2], [-5, -6]])
+
+
+def test_frozen_batch_norm_is_affine_and_not_trained(rng):
+    x = jnp.asarray(rng.normal(size=(2, 3, 3, 4)), jnp.float32)
+    norm = FrozenBatchNorm()
+    variables = norm.init(jax.random.key(0), x)
+    assert set(variables) == {"frozen"}
+    parts = {name: jnp.asarray(rng.uniform(0.5, 2, 4), jnp.float32) for name in ("scale", "bias", "mean", "var")}
+    y, after = norm.apply({"frozen": parts}, x, train=True, mutable=["frozen", "batch_stats"])
+    scale, bias, mean, var = (np.asarray(parts[name]) for name in ("scale", "bias", "mean", "var"))
+    expected = (np.asarray(x) - mean) / np.sqrt(var + 1e-5) * scale + bias
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    assert all((after["frozen"][name] == parts[name]).all() for name in parts)
+
+
+@pytest.mark.parametrize("channels, groups", [(64, 32), (8, 8), (48, 24), (7, 7)])
+def test_group_norm_takes_as_many_groups_as_divide_the_channels(channels, groups, rng):
+    x = jnp.asarray(rng.normal(2, 3, (2, 4, 4, channels)), jnp.float32)
+    y, _ = GroupNorm().init_with_output(jax.random.key(0), x)
+    grouped = np.asarray(x).reshape(2, 16, groups, -1)
+    mean, var = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
+    np.testing.assert_allclose(y, ((grouped - mean) / np.sqrt(var + 1e-5)).reshape(x.shape), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["batch", "group", "frozen_batch"])
+def test_norms_compute_in_their_dtype(name, key):
+    x = jax.ShapeDtypeStruct((2, 4, 4, 8), jnp.bfloat16)
+    y, variables = jax.eval_shape(norm_layer(name, dtype=jnp.bfloat16)().init_with_output, key, x)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+
+def test_normalize_bytes_floats_and_padding():
+    images = np.zeros((1, 2, 3, 3), np.uint8)
+    images[0, 0, 0], images[0, 1, 2] = (255, 0, 51), (9, 9, 9)
+    sizes = np.array([[2, 2]], np.int32)
+    mean, std = (0.5, 0.5, 0.5), (0.5, 0.25, 0.1)
+    out = np.asarray(normalize(jnp.asarray(images), jnp.asarray(sizes), mean=mean, std=std))
+    np.testing.assert_allclose(out[0, 0, 0], [1, -2, -3], rtol=1e-5)
+    np.testing.assert_allclose(out[0, 1, 1], [-1, -2, -5], rtol=1e-5)
+    np.testing.assert_array_equal(out[0, :, 2], 0)
+    floats = normalize(jnp.asarray(images / np.float32(255)), jnp.asarray(sizes), mean=mean, std=std)
+    np.testing.assert_allclose(floats, out, rtol=1e-6)
+    np.testing.assert_array_equal(pixel_mask(jnp.asarray(sizes), 2, 3)[0], [[True, True, False]] * 2)

@@ -1,0 +1,112 @@
+"""A detector, images and a data set small enough to train in a test."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from configs.base import Data, FasterRCNN, Optim, Recipe
+from segjax.models.faster_rcnn import PoolSettings
+from segjax.models.heads.box import BoxSettings
+from segjax.models.heads.rpn import RPNSettings
+from segjax.types import Batch, Instances
+
+CLASSES = ("disc", "bar", "frame")
+SIDE = 64
+CAPACITY = 4
+MODEL = FasterRCNN(
+    depth=18,
+    norm="group",
+    width=8,
+    channels=16,
+    hidden=16,
+    rpn=RPNSettings(
+        anchor_sizes=((8.0,), (16.0,), (24.0,), (32.0,), (48.0,)),
+        samples=32,
+        candidates=(48, 32),
+        proposals=(32, 16),
+    ),
+    box=BoxSettings(samples=16, candidates=48, detections=6),
+    pool=PoolSettings(canonical_size=32.0),
+)
+COLORS = np.array([[220, 40, 40], [40, 200, 60], [50, 80, 230]], np.uint8)
+
+
+def painted(rng: np.random.Generator, height: int, width: int, boxes, labels) -> np.ndarray:
+    """An image with the objects painted as rectangles, a colour for each class, on dim noise."""
+    image = rng.integers(90, 130, (height, width, 3)).astype(np.uint8)
+    for (x1, y1, x2, y2), label in zip(np.asarray(boxes, int), labels):
+        image[y1:y2, x1:x2] = COLORS[label]
+    return image
+
+
+def batch_of(objects, *, sizes=None, side: int = SIDE, capacity: int = CAPACITY, seed: int = 0) -> Batch:
+    """A batch of painted images from a list of (boxes, labels) per image; `sizes` are (height, width) without padding."""
+    rng, count = np.random.default_rng(seed), len(objects)
+    sizes = np.full((count, 2), side, np.int32) if sizes is None else np.asarray(sizes, np.int32)
+    images = np.zeros((count, side, side, 3), np.uint8)
+    boxes, labels = np.zeros((count, capacity, 4), np.float32), np.zeros((count, capacity), np.int32)
+    valid = np.zeros((count, capacity), bool)
+    for i, (b, c) in enumerate(objects):
+        images[i, : sizes[i, 0], : sizes[i, 1]] = painted(rng, *sizes[i], b, c)
+        boxes[i, : len(c)], labels[i, : len(c)], valid[i, : len(c)] = np.reshape(b, (-1, 4)), c, True
+    return Batch(images, sizes, Instances(boxes, labels, valid), np.arange(count, dtype=np.int32))
+
+
+TWO = [([[6, 8, 30, 32], [36, 20, 60, 36]], [0, 1]), ([[10, 30, 40, 60]], [2])]
+"""Two images' objects: a disc and a bar, a frame."""
+
+
+def write_coco(root: pathlib.Path, *, count: int = 12, seed: int = 0, classes=CLASSES) -> pathlib.Path:
+    """A COCO data set of painted images under `root`, half of them 64x64 and half 64x96, in parts train and val."""
+    for part, number in (("train", count), ("val", max(count // 3, 1))):
+        rng = np.random.default_rng([seed, number])
+        folder = root / part
+        folder.mkdir(parents=True)
+        images, annotations = [], []
+        for i in range(number):
+            height, width = (64, 64) if i % 2 else (64, 96)
+            corner = rng.integers(2, 24, (2, 2))
+            boxes = np.concatenate([corner, corner + rng.integers(12, 30, (2, 2))], axis=1)
+            boxes[1] += [0, 8, 0, 8]
+            boxes = np.minimum(boxes, [width, height, width, height])[: 1 + i % 2]
+            labels = rng.integers(0, len(classes), len(boxes))
+            Image.fromarray(painted(rng, height, width, boxes, labels % len(COLORS))).save(folder / f"{i}.png")
+            images.append({"id": 100 + i, "file_name": f"{i}.png", "height": height, "width": width})
+            for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist()):
+                box = [x1, y1, x2 - x1, y2 - y1]
+                more = {"iscrowd": 0, "area": box[2] * box[3], "id": len(annotations) + 1}
+                annotations.append({"image_id": 100 + i, "category_id": label + 1, "bbox": box, **more})
+        categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / f"{part}.json").write_text(json.dumps(content))
+    return root
+
+
+def recipe(root: pathlib.Path, run: pathlib.Path, **changes) -> Recipe:
+    """The recipe that trains the tiny model on `write_coco(root)`, on one device."""
+    plain = Recipe(
+        model=MODEL,
+        data=Data(
+            format="coco",
+            root=root,
+            train="train.json",
+            val="val.json",
+            images=("train", "val", ""),
+            buckets=((64, 64), (64, 96)),
+            capacity=CAPACITY,
+            scales=(0.9, 1.2),
+            color=0.2,
+        ),
+        optim=Optim(name="adamw", lr=1e-3, schedule="cosine", warmup_steps=4, clip_norm=10.0, ema_decay=0.9),
+        steps=6,
+        batch_size=2,
+        eval_batch_size=2,
+        devices=1,
+        log_every=1,
+        checkpoint_every=3,
+        run=run,
+    )
+    return dataclasses.replace(plain, **changes)
