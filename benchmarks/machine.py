@@ -1,0 +1,75 @@
+"""What a measurement ran on, in terms that mean something elsewhere: no host name, no user, no paths."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory, system, versions and commit."""
+    return {
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "commit": git_commit(),
+    }
+
+
+def cpu_model(cpuinfo: str | None = None) -> str:
+    """The processor's name, from the text of /proc/cpuinfo where there is one."""
+    if cpuinfo is None:
+        path = pathlib.Path("/proc/cpuinfo")
+        cpuinfo = path.read_text() if path.exists() else ""
+    names = [line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on: both libraries start as many threads."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_average() -> float:
+    """Processes that ran or wanted to in the last minute, on average; this one included."""
+    return round(os.getloadavg()[0], 2)
+
+
+def git_commit() -> str:
+    """Short hash of the checkout, with "+changes" where files under version control differ from it."""
+    try:
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def command_line(module: str, arguments: Sequence[str]) -> str:
+    """The command as one would type it; of a path that starts at the root only the last part is told."""
+    return shlex.join(["python", "-m", module, *map(_without_folder, arguments)])
+
+
+def _without_folder(argument: str) -> str:
+    flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return flag + equals + (pathlib.PurePath(value).name if value.startswith("/") else value)
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
