@@ -1,0 +1,118 @@
+"""What a run is made of, put together: data, model, state, step, checkpoints; from nothing or where it was left."""
+
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from configs.base import Recipe, Start
+from segjax import pretrained
+from segjax.data.pipeline import DevicePrefetch, prefetch_to_device
+from segjax.data.source import Source
+from segjax.types import Model, Variables
+from train import evaluate as evaluation
+from train.checkpoints import Checkpoints
+from train.optim import optimizer
+from train.runtime import load_run, say, told
+from train.state import TrainState, create_state
+from train.step import Step, data_mesh, make_step, shardings
+
+
+class Run(NamedTuple):
+    """What a run is made of."""
+
+    recipe: Recipe
+    source: Source
+    val: Source
+    mesh: Mesh
+    model: Model
+    step: Step
+    state: TrainState
+    feed: DevicePrefetch
+    checkpoints: Checkpoints
+
+
+def read_data(recipe: Recipe) -> tuple[Source, Source]:
+    """The parts to train and to evaluate on, their faults said."""
+    with told("reading the data"):
+        source, val = recipe.data.source("train"), recipe.data.source("val")
+    if source.classes != val.classes:
+        raise ValueError(f"the training data has the classes {source.classes}, the validation data {val.classes}.")
+    say(f"{len(source)} images to train on, {len(val)} to evaluate on; classes: {', '.join(source.classes)}")
+    for part in (source, val):
+        if len(part.problems):
+            say(f"{part.name}:\n{part.problems.summary()}")
+    return source, val
+
+
+def start(recipe: Recipe, source: Source, val: Source) -> Run:
+    """Everything a run needs, at its first step or where its newest checkpoint left it."""
+    mesh = data_mesh(recipe.devices)
+    whole, shared = shardings(mesh)
+    say(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}; run folder {recipe.run}")
+    model = recipe.model.build(len(source.classes))
+    transform = optimizer(recipe.optim, recipe.steps)
+    feed = prefetch_to_device(recipe.data.training(source, batch_size=recipe.batch_size, seed=recipe.seed), shared)
+    with told("making the model"):
+        state = jax.device_put(first_state(recipe, model, mesh), whole)
+    say(f"{sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.2f} million parameters")
+    checkpoints = Checkpoints(recipe.run, keep=recipe.keep)
+    if checkpoints.latest is not None:
+        restored = checkpoints.restore(state)
+        if restored.classes != source.classes:
+            raise ValueError(f"{recipe.run} was trained on {restored.classes}; the data now has {source.classes}.")
+        state = restored.state
+        feed.set_state(restored.position)
+        say(f"continuing at step {int(state.step)}")
+    optim = recipe.optim
+    stepper = make_step(
+        model,
+        transform,
+        mesh=mesh,
+        loss_weights=dict(recipe.loss_weights),
+        ema_decay=optim.ema_decay,
+        accumulate=optim.accumulate,
+        frozen=optim.freeze,
+    )
+    return Run(recipe, source, val, mesh, model, stepper, state, feed, checkpoints)
+
+
+def first_state(recipe: Recipe, model: Model, mesh: Mesh) -> TrainState:
+    """The state before the first step; what of the weights to start from is not used is said."""
+    optim = recipe.optim
+    state, unused = create_state(
+        model,
+        optimizer(optim, recipe.steps),
+        evaluation.empty_batch(*recipe.data.buckets[0]),
+        seed=recipe.seed,
+        frozen=optim.freeze,
+        average=optim.ema_decay is not None,
+        loaded=load_start(recipe.start, mesh),
+    )
+    for path, reason in unused.items():
+        say(f"{recipe.start.run or recipe.start.weights}: {path} is not used: {reason}")
+    return state
+
+
+def load_start(start: Start, mesh: Mesh) -> Variables | None:
+    """The variables that a recipe starts from, None where it starts from nothing."""
+    if start.run is not None:
+        _, recipe, classes = load_run(start.run)
+        return evaluation.restore_run(recipe, classes, mesh)[1].variables
+    if start.weights is not None:
+        return pretrained.from_torchvision(start.name, pretrained.read_torch_file(start.weights))
+    return None
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What the report says beside what it finds in the metrics: the model's size, compilations, what was left out."""
+    parameters = sum(x.size for x in jax.tree.leaves(run.state.params))
+    counts = run.feed.batches.counts
+    left_out = {kind: count for kind, count in counts.items() if count and kind not in ("images", "objects")}
+    return {"Parameters": f"{parameters / 1e6:.2f} M", "Compilations": run.step.compilations, **left_out}
+
+
+def finish(run: Run) -> None:
+    """Ends reading ahead, and waits until the checkpoint is on disk."""
+    run.feed.close()
+    run.checkpoints.close()
