@@ -172,9 +172,11 @@ class Start:
     """The folder of a run of ours."""
 
     weights: pathlib.Path | None = None
-    """A file with a torchvision state dict (.pth); read without torch."""
+    """A file with a torchvision state dict, .pth or .safetensors; read without torch."""
     name: str = "fasterrcnn_resnet50_fpn"
     """What torchvision calls the model whose weights these are; "resnet50" and its like fill the backbone alone."""
+    epsilon: float = 1e-5
+    """Of the norms that the weights were trained with: 0 for torchvision's released detectors, which set it so."""
 
 
 @dataclasses.dataclass(frozen=True)

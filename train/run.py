@@ -100,7 +100,8 @@ def load_start(start: Start, mesh: Mesh) -> Variables | None:
         _, recipe, classes = load_run(start.run)
         return evaluation.restore_run(recipe, classes, mesh)[1].variables
     if start.weights is not None:
-        return pretrained.from_torchvision(start.name, pretrained.read_torch_file(start.weights))
+        weights = pretrained.read_weights(start.weights)
+        return pretrained.from_torchvision(start.name, weights, epsilon=start.epsilon)
     return None
 
 
