@@ -32,7 +32,7 @@ from pycocotools import mask as rle
 
 from segjax.data import scene_objects as objects
 
-VERSION = 2
+VERSION = 3
 """Of the generator. Raised whenever the same seed gives other pictures, so that old ones are drawn again."""
 CLASSES = objects.CLASSES
 MIN_AREA = 40
@@ -57,7 +57,9 @@ class Options:
     """Share of objects that may reach across the border; digits never do, half of one cannot be read."""
     min_visible: float = 0.4
     """Share of an object's area that must remain visible; of a digit at least three quarters, to be readable."""
-    diameters: tuple[float, float] = (14.0, 110.0)
+    textured: float = 0.3
+    """Share of objects, digits apart, that are filled with a gradient, stripes or a checker pattern; the rest is plain."""
+    diameters: tuple[float, float] = (20.0, 110.0)
     """Smallest and largest extent of an object in pixels; persons begin at twice, digits at 1.3 times the smallest."""
 
     def __post_init__(self) -> None:
@@ -67,7 +69,7 @@ class Options:
             raise ValueError(f"max_objects must be at least 1, got {self.max_objects}.")
         if not 8 <= self.diameters[0] <= self.diameters[1]:
             raise ValueError(f"diameters must be (smallest, largest) with smallest at least 8, got {self.diameters}.")
-        for name in ("empty", "overlap", "truncation", "min_visible"):
+        for name in ("empty", "overlap", "truncation", "min_visible", "textured"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}.")
 
@@ -145,7 +147,7 @@ def _add_object(
         corner = _corner(rng, alpha, owner.shape, truncated)
         if not _fits(label, alpha, corner, owner, placed, overlap, options):
             continue
-        attributes = drawn.attributes | _compose(rng, image, owner, alpha, corner, drawn, label, len(placed))
+        attributes = drawn.attributes | _compose(rng, image, owner, alpha, corner, drawn, label, len(placed), options)
         full_area = int(np.count_nonzero(alpha >= 0.5))
         placed.append(Placed(label, drawn.joints + corner, full_area, attributes))
         return
@@ -204,11 +206,14 @@ def _compose(
     drawn: objects.Sketch,
     label: int,
     index: int,
+    options: Options,
 ) -> dict[str, Any]:
     """Colours the object, draws it into `image` and `owner`, and says how it looks."""
     window, part = _windows(alpha, corner, owner.shape)
     name = CLASSES[label]
-    fill = "plain" if name == "digit" or rng.random() < 0.4 else str(rng.choice(list(objects.FILLS)))
+    fill = "plain"
+    if name != "digit" and rng.random() < options.textured:
+        fill = str(rng.choice([kind for kind in objects.FILLS if kind != "plain"]))
     palettes = objects.palettes(rng, name, image[window])
     colours = objects.paint(drawn.shares, palettes, objects.FILLS[fill](rng, *alpha.shape))
     image[window] = image[window] * (1 - alpha[part][..., None]) + colours[part]

@@ -168,6 +168,8 @@ def test_options_change_the_picture() -> None:
     sizes = [max(a["bbox"][2:]) for found in annotations(diameters=(14.0, 20.0), truncation=0.0) for a in found]
     assert max(sizes) < 50  # a person begins at twice the smallest diameter, its arms reach further
     assert scenes.scene(2, 0, scenes.Options(sizes=((40, 48),))).image.shape == (40, 48, 3)
+    fills = [{a["attributes"]["fill"] for found in annotations(textured=t) for a in found} for t in (0.0, 1.0)]
+    assert fills[0] == {"plain"} and {"gradient", "stripes", "checker"} <= fills[1]
 
 
 @pytest.mark.parametrize("front", [True, False])
