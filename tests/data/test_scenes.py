@@ -163,7 +163,7 @@ def test_options_change_the_picture() -> None:
 
     assert all(len(found) == 0 for found in annotations(empty=1.0))
     assert all(len(found) <= 2 for found in annotations(max_objects=2))
-    apart = annotations(overlap=0.0, truncation=0.0)
+    apart = annotations(overlap=0.0, truncation=0.0, diameters=(20.0, 60.0))  # all fit inside the picture
     assert all(a["attributes"]["visible"] == 1 for found in apart for a in found)
     sizes = [max(a["bbox"][2:]) for found in annotations(diameters=(14.0, 20.0), truncation=0.0) for a in found]
     assert max(sizes) < 50  # a person begins at twice the smallest diameter, its arms reach further
