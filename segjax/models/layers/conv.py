@@ -1,5 +1,7 @@
 """Convolution in torch's geometry, with 1x1 kernels as matrix products."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,12 +11,17 @@ from jaxtyping import Array, Float
 kaiming = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """He et al. 2015, section 2.2, backward form: what torchvision initialises residual networks with."""
 
+WIDE = 256
+"""Channels in and out from which a CPU takes the weight gradient as matrix products (see docs/benchmarks.md)."""
+
 
 class Conv(nn.Module):
     """A convolution over NHWC with torch's symmetric padding of `dilation * (kernel - 1) / 2`.
 
     A 1x1 kernel is computed as a matrix product over pixels: the same numbers, and on a CPU up to twice as fast
-    forward and backward as XLA's convolution. Parameters are float32; the computation runs in `dtype`.
+    forward and backward as XLA's convolution. From `WIDE` channels on, larger kernels have a reverse-mode derivative of
+    their own, whose weight gradient a CPU gets from matrix products. Parameters are float32; the computation runs in
+    `dtype`.
     """
 
     features: int
@@ -34,19 +41,67 @@ class Conv(nn.Module):
         if self.kernel == 1:
             y = x[:, :: self.stride, :: self.stride] @ weight[0, 0]
         else:
-            pad = self.dilation * (self.kernel - 1) // 2
-            y = jax.lax.conv_general_dilated(
-                x,
-                weight,
-                window_strides=(self.stride, self.stride),
-                padding=[(pad, pad), (pad, pad)],
-                rhs_dilation=(self.dilation, self.dilation),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            wide = min(x.shape[-1], self.features) >= WIDE
+            y = (_convolve_wide if wide else _convolve)(x, weight, self.stride, self.dilation)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, None, None]
         return y
+
+
+def _convolve(x: Array, weight: Array, stride: int, dilation: int) -> Array:
+    pad = dilation * (weight.shape[0] - 1) // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        weight,
+        window_strides=(stride, stride),
+        padding=[(pad, pad), (pad, pad)],
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve_wide(x: Array, weight: Array, stride: int, dilation: int) -> Array:
+    """`_convolve`, with a weight gradient that suits the platform. Reverse mode only."""
+    return _convolve(x, weight, stride, dilation)
+
+
+def _convolve_wide_fwd(x, weight, stride, dilation):
+    return _convolve(x, weight, stride, dilation), (x, weight)
+
+
+def _convolve_wide_bwd(stride, dilation, saved, gradient):
+    x, weight = saved
+    (of_x,) = jax.linear_transpose(lambda x: _convolve(x, weight, stride, dilation), x)(gradient)
+    by_products = functools.partial(_weight_gradient, kernel=weight.shape[0], stride=stride, dilation=dilation)
+
+    def by_convolution(x, gradient):
+        return jax.linear_transpose(lambda w: _convolve(x, w, stride, dilation), weight)(gradient)[0]
+
+    return of_x, jax.lax.platform_dependent(x, gradient, cpu=by_products, default=by_convolution)
+
+
+_convolve_wide.defvjp(_convolve_wide_fwd, _convolve_wide_bwd)
+
+
+def _weight_gradient(x: Array, gradient: Array, *, kernel: int, stride: int, dilation: int) -> Array:
+    """One matrix product over all pixels for each tap of the kernel.
+
+    XLA writes this gradient as a convolution whose kernel is as large as the map, which on a CPU takes up to six times
+    as long on the finest maps of a pyramid.
+    """
+    pad = dilation * (kernel - 1) // 2
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    height, width = (stride * (n - 1) + 1 for n in gradient.shape[1:3])
+    pixels = gradient.reshape(-1, gradient.shape[-1])
+
+    def tap(row: int, column: int) -> Array:
+        top, left = row * dilation, column * dilation
+        seen = x[:, top : top + height : stride, left : left + width : stride].reshape(-1, x.shape[-1])
+        return jnp.matmul(seen.T, pixels, preferred_element_type=jnp.float32).astype(x.dtype)
+
+    return jnp.stack([jnp.stack([tap(i, j) for j in range(kernel)]) for i in range(kernel)])
 
 
 def max_pool(x: Float[Array, "b h w c"], *, window: int, stride: int, padding: int) -> Float[Array, "b h2 w2 c"]:
