@@ -14,7 +14,9 @@ def test_smooth_l1(beta, rng):
     d = np.abs(a - b).astype(np.float64)
     expected = np.where(d < beta, 0.5 * d * d / beta, d - 0.5 * beta)
     assert (d < beta).any() and (d > beta).any()
-    np.testing.assert_allclose(losses.smooth_l1(jnp.asarray(a), jnp.asarray(b), beta=beta), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        losses.smooth_l1(jnp.asarray(a), jnp.asarray(b), beta=beta), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_smooth_l1_has_slope_one_far_away():

@@ -43,7 +43,7 @@ def painted(rng: np.random.Generator, height: int, width: int, boxes, labels) ->
 
 
 def batch_of(objects, *, sizes=None, side: int = SIDE, capacity: int = CAPACITY, seed: int = 0) -> Batch:
-    """A batch of painted images from a list of (boxes, labels) per image; `sizes` are (height, width) without padding."""
+    """A batch of painted images from (boxes, labels) of each; `sizes` are (height, width) without padding."""
     rng, count = np.random.default_rng(seed), len(objects)
     sizes = np.full((count, 2), side, np.int32) if sizes is None else np.asarray(sizes, np.int32)
     images = np.zeros((count, side, side, 3), np.uint8)

@@ -26,8 +26,8 @@ from segjax.evaluation.voc_ap import VocAP
 from segjax.types import Batch, Model, Variables
 from train.checkpoints import Checkpoints
 from train.optim import optimizer
-from train.runtime import load_run, one_sentence, say, setup, write_text
-from train.state import TrainState, create_state
+from train.runtime import finite, load_run, one_sentence, say, setup, write_text
+from train.state import TrainState, state_shapes
 from train.step import data_mesh, shardings
 
 Predict = Callable[[Variables, jax.Array, jax.Array], Any]
@@ -100,13 +100,10 @@ def restore_run(recipe: Recipe, classes: tuple[str, ...], mesh: Mesh) -> tuple[M
     transform = optimizer(recipe.optim, recipe.steps)
     height, width = recipe.data.buckets[0]
 
-    def new() -> TrainState:
-        batch = empty_batch(height, width)
-        average = recipe.optim.ema_decay is not None
-        return create_state(model, transform, batch, seed=recipe.seed, frozen=recipe.optim.freeze, average=average)[0]
-
+    batch, average = empty_batch(height, width), recipe.optim.ema_decay is not None
+    new = state_shapes(model, transform, batch, frozen=recipe.optim.freeze, average=average)
     whole = shardings(mesh)[0]
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(new))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), new)
     restored = Checkpoints(recipe.run).restore(shapes)
     if restored.classes != classes:
         raise ValueError(
@@ -152,7 +149,7 @@ def main(arguments: list[str]) -> None:
     if len(source.problems):
         say(source.problems.summary())
     print(table(results, classes))
-    write_text(args.run / f"results_{args.part}.json", json.dumps(results, indent=2) + "\n")
+    write_text(args.run / f"results_{args.part}.json", json.dumps(finite(results), indent=2) + "\n")
     write_text(args.run / f"detections_{args.part}.json", json.dumps(scores[0].results()) + "\n")
     say(f"scores: {args.run}/results_{args.part}.json, detections: {args.run}/detections_{args.part}.json")
 

@@ -11,7 +11,7 @@ from train import evaluate as evaluation
 from train.metrics import Metrics
 from train.optim import schedule
 from train.report_detection import write_detection_report
-from train.run import Run, facts, finish, read_data, start
+from train.run import Run, facts, finished, read_data, start
 from train.runtime import check_same, save_run, say
 from train.state import TrainState
 
@@ -23,7 +23,7 @@ def train(name: str, recipe: Recipe) -> dict[str, float] | None:
     """
     source, val = read_data(recipe)
     if (recipe.run / "config.json").exists():
-        check_same(recipe.run, recipe)
+        check_same(recipe.run, recipe, source.classes)
     recipe.run.mkdir(parents=True, exist_ok=True)
     save_run(name, recipe, source.classes)
     run = start(recipe, source, val)
@@ -42,20 +42,22 @@ def train(name: str, recipe: Recipe) -> dict[str, float] | None:
         return results, scores
 
     with stop_signals() as stop, metrics:
-        state = run.state
-        for n in range(first + 1, recipe.steps + 1):
-            state = step(run, state, n, metrics)
-            last = stop.asked or n == recipe.steps
-            if last or n % recipe.log_every == 0 or n % recipe.checkpoint_every == 0:
-                metrics.settle(source)
-            if last or n % recipe.checkpoint_every == 0:
-                run.checkpoints.save(state, run.feed.get_state(), source.classes)
-            if stop.asked:
-                say(f"stopped at step {n}; the same command continues from there")
-                break
-            if recipe.eval_every and n % recipe.eval_every == 0 and not last:
-                say(f"\nstep {n}: AP {score(state)[0]['AP']:.3f}")
-        finish(run)
+        with finished(run):
+            state = run.state
+            for n in range(first + 1, recipe.steps + 1):
+                state = step(run, state, n, metrics)
+                # Asked once a step: a signal that comes further down is for the next step, after which it is saved.
+                stopping = stop.asked
+                last = stopping or n == recipe.steps
+                if last or n % recipe.log_every == 0 or n % recipe.checkpoint_every == 0:
+                    metrics.settle(source)
+                if last or n % recipe.checkpoint_every == 0:
+                    run.checkpoints.save(state, run.feed.get_state(), source.classes)
+                if stopping:
+                    say(f"stopped at step {n}; the same command continues from there")
+                    break
+                if recipe.eval_every and n % recipe.eval_every == 0 and not last:
+                    say(f"\nstep {n}: AP {score(state)[0]['AP']:.3f}")
         if stop.asked:
             return None
         results, scores = score(state)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from segjax.data.source import Source
 from train.report import read_metrics
-from train.runtime import write_text
+from train.runtime import finite, write_text
 
 
 class Diverged(ValueError):
@@ -36,7 +36,7 @@ class Metrics:
         """Continues the records of `run` after step `start`; rows of later steps, of a run cut short, are dropped.
 
         Args:
-          rate: learning rate by step.
+          rate: learning rate by the number of steps taken before.
         """
         self._path = run / "metrics.jsonl"
         rows = (row for row in read_metrics(self._path) if row["step"] <= start)
@@ -80,7 +80,7 @@ class Metrics:
         seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
         last = pending[-1][0]
         row = {name: float(np.mean([values[name] for _, values, _ in pending])) for name in pending[-1][1]}
-        row |= {"lr": float(self._rate(last)), "images_per_second": len(pending) * self._batch_size / seconds}
+        row |= {"lr": float(self._rate(last - 1)), "images_per_second": len(pending) * self._batch_size / seconds}
         self._bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['images_per_second']:.1f} images/s")
         self._write(last, row)
 
@@ -89,9 +89,7 @@ class Metrics:
         self._write(step, {f"eval/{name}": float(value) for name, value in results.items()})
 
     def _write(self, step: int, row: dict[str, float]) -> None:
-        # JSON has no NaN; a score that no object decides is null.
-        clean = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self._file.write(json.dumps({"step": step, **clean}) + "\n")
+        self._file.write(json.dumps({"step": step, **finite(row)}) + "\n")
         self._file.flush()
         for name, value in row.items():
             if math.isfinite(value):

@@ -18,8 +18,8 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
     elif optim.schedule == "cosine":
         main = optax.cosine_decay_schedule(optim.lr, max(steps - warmup, 1))
     else:
-        at = {max(round(share * steps) - warmup, 0): 0.1 for share in optim.milestones}
-        main = optax.piecewise_constant_schedule(optim.lr, at)
+        at = [max(round(share * steps) - warmup, 0) for share in optim.milestones]
+        main = optax.piecewise_constant_schedule(optim.lr, {step: 0.1 ** at.count(step) for step in at})
     if not warmup:
         return main
     return optax.join_schedules([optax.linear_schedule(optim.lr / 1000, optim.lr, warmup), main], [warmup])

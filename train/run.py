@@ -1,5 +1,7 @@
 """What a run is made of, put together: data, model, state, step, checkpoints; from nothing or where it was left."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -113,7 +115,11 @@ def facts(run: Run) -> dict[str, Any]:
     return {"Parameters": f"{parameters / 1e6:.2f} M", "Compilations": run.step.compilations, **left_out}
 
 
-def finish(run: Run) -> None:
-    """Ends reading ahead, and waits until the checkpoint is on disk."""
-    run.feed.close()
-    run.checkpoints.close()
+@contextmanager
+def finished(run: Run) -> Iterator[None]:
+    """At its end, by an error too, ends reading ahead and waits until the last checkpoint is on disk."""
+    try:
+        yield
+    finally:
+        run.feed.close()
+        run.checkpoints.close()

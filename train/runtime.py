@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,6 +95,11 @@ def from_json(like: Any, value: Any) -> Any:
     return value
 
 
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The values as JSON can hold them: it has no NaN, so a score that no object decides is null."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file under its final name only when it is complete."""
     partial = path.with_name(path.name + ".partial")
@@ -121,9 +127,11 @@ def load_run(run: pathlib.Path) -> tuple[str, Recipe, tuple[str, ...]]:
     return content["name"], dataclasses.replace(recipe, run=run, start=start), tuple(content["classes"])
 
 
-def check_same(run: pathlib.Path, recipe: Recipe) -> None:
-    """`ValueError` where `run` was made with other settings, naming the first that differs; a run is one recipe."""
-    _, old, _ = load_run(run)
+def check_same(run: pathlib.Path, recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """`ValueError` where `run` was made with other settings or classes, naming the first; a run is one recipe."""
+    _, old, trained = load_run(run)
+    if trained != classes:
+        raise ValueError(f"{run} was trained on the classes {trained}; the data now has {classes}.")
     before, now = _flat(to_json(old)), _flat(to_json(recipe))
     # What changes neither the numbers nor what is kept of them.
     free = {"run", "log_every", "checkpoint_every", "keep", "data.threads", "data.workers", "eval_every"}

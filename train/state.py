@@ -83,9 +83,24 @@ def create_state(
     unused: dict[str, str] = {}
     if loaded is not None:
         variables, unused = pretrained.merge(variables, loaded)
+    check_frozen(variables["params"], frozen)
+    return _state(variables, optimizer, key, frozen, average), unused
+
+
+def state_shapes(
+    model: Model, optimizer: optax.GradientTransformation, batch: Batch, *, frozen: tuple[str, ...], average: bool
+) -> TrainState:
+    """The shapes and types of what `create_state` makes, without making it."""
+    return jax.eval_shape(
+        lambda key: _state(model.init(key, batch), optimizer, key, frozen, average), jax.random.key(0)
+    )
+
+
+def _state(
+    variables: Variables, optimizer: optax.GradientTransformation, key: Array, frozen: tuple[str, ...], average: bool
+) -> TrainState:
     params = variables["params"]
-    check_frozen(params, frozen)
-    state = TrainState(
+    return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         statistics={name: value for name, value in variables.items() if name != "params"},
@@ -93,4 +108,3 @@ def create_state(
         average=jax.tree.map(jnp.copy, params) if average else None,
         key=jax.random.key_data(key),
     )
-    return state, unused

@@ -75,10 +75,18 @@ def make_step(
     gradient = jax.value_and_grad(total, has_aux=True)
 
     def accumulated(trained: Any, still: Any, statistics: Any, batch: Batch, key: Array) -> Any:
+        count = len(batch.samples)
+        if count % accumulate:
+            raise ValueError(
+                f"a batch of {count} images cannot be cut into optim.accumulate = {accumulate} equal parts: "
+                "make batch_size a multiple of it."
+            )
         # Every k-th image goes to part k, so that each device keeps the images it has.
-        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+        leaves, structure = jax.tree.flatten(batch)
+        parts = [x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
 
-        def part(statistics: Any, batch: Batch) -> Any:
+        def part(statistics: Any, leaves: list[Array]) -> Any:
+            batch = jax.tree.unflatten(structure, leaves)
             (loss, (losses, statistics)), grads = gradient(trained, still, statistics, batch, key)
             return statistics, (loss, losses, grads)
 
@@ -107,4 +115,4 @@ def make_step(
 def metrics(loss: Array, losses: Losses, grads: Any) -> Metrics:
     """What a step reports."""
     terms = {f"loss/{name}": value for name, value in losses.items()}
-    return {"loss": loss, **terms, "grad_norm": optax.global_norm(grads)}
+    return {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}

@@ -1,0 +1,118 @@
+"""Recipes: each builds, survives config.json, and takes options from the command line."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import pytest
+
+from configs import CONFIGS
+from configs.base import Data, Optim, Recipe, Start
+from segjax.data.buckets import check_buckets
+from tests import tiny
+from train.optim import schedule
+from train.runtime import check_same, finite, load_run, one_sentence, recipe_from, save_run
+
+CLASSES = ("a", "b")
+
+
+def parse(*arguments):
+    return recipe_from(list(arguments), program="python -m train", default="faster_rcnn_scenes")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_json_holds_a_whole_recipe(name, tmp_path):
+    start = Start(weights=pathlib.Path("some/weights.pth"), name="resnet50")
+    optim = dataclasses.replace(CONFIGS[name].optim, clip_norm=None, ema_decay=0.99, freeze=("backbone/stem",))
+    for i, recipe in enumerate((CONFIGS[name], dataclasses.replace(CONFIGS[name], start=start, optim=optim))):
+        recipe = dataclasses.replace(recipe, run=tmp_path / str(i), loss_weights=(("box", 2.0),))
+        recipe.run.mkdir()
+        save_run(name, recipe, CLASSES)
+        loaded = load_run(recipe.run)
+        assert loaded == (name, recipe, CLASSES)
+        assert hash(loaded[1]) == hash(recipe)  # tuples are tuples again
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_recipes_are_sound(name, key):
+    recipe = CONFIGS[name]
+    assert all(side % 32 == 0 for bucket in check_buckets(recipe.data.buckets) for side in bucket)
+    model = recipe.model.build(3)
+    variables = jax.eval_shape(model.init, key, tiny.batch_of([([], [])]))
+    losses, _ = jax.eval_shape(model.losses, variables, tiny.batch_of([([], [])]), key)
+    assert set(losses) == {"rpn_objectness", "rpn_box", "class", "box"}
+    rate = schedule(recipe.optim, recipe.steps)
+    assert float(rate(0)) < float(rate(recipe.optim.warmup_steps)) == pytest.approx(recipe.optim.lr)
+
+
+def test_options_reach_nested_fields():
+    name, recipe = parse(
+        "faster_rcnn_coco", "--optim.lr", "3e-4", "--model.rpn.samples", "7", "--data.scales", "0.5", "2"
+    )
+    assert name == "faster_rcnn_coco" and recipe.run == pathlib.Path("runs/faster_rcnn_coco")
+    assert (recipe.optim.lr, recipe.model.rpn.samples, recipe.data.scales) == (3e-4, 7, (0.5, 2.0))
+    assert recipe.model.box == CONFIGS[name].model.box and recipe.data.train == CONFIGS[name].data.train
+    assert parse("--steps", "3")[1].steps == 3 and parse("--steps", "3")[0] == "faster_rcnn_scenes"
+
+
+def test_an_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(SystemExit) as error:
+        parse("faster_rcnn_coc")
+    text = str(error.value)
+    assert text.startswith("no recipe is called 'faster_rcnn_coc'. usage: python -m train NAME")
+    assert all(f"  {name}: Faster R-CNN" in text for name in CONFIGS)
+
+
+def test_a_misspelt_option_gets_a_suggestion(capsys):
+    with pytest.raises(SystemExit) as error:
+        parse("faster_rcnn_scenes", "--optim.momentun", "0.8")
+    printed = capsys.readouterr()
+    assert error.value.code == 2
+    assert "--optim.momentun" in printed.err and "--optim.momentum" in printed.err
+
+
+@pytest.mark.parametrize("change, field", [
+    ({"optim": Optim(lr=0.5)}, r"optim\.lr = 0\.02, and this one has 0\.5"),
+    ({"data": Data(root=pathlib.Path("elsewhere"))}, r"data\.root = data/scenes, and this one has elsewhere"),
+    ({"seed": 4}, "seed = 0, and this one has 4"),
+])  # fmt: skip
+def test_a_run_is_one_recipe(change, field, tmp_path):
+    recipe = Recipe(run=tmp_path)
+    save_run("x", recipe, CLASSES)
+    with pytest.raises(ValueError, match=f"holds a run with {field}: name another folder with --run"):
+        check_same(tmp_path, dataclasses.replace(recipe, **change), CLASSES)
+    check_same(tmp_path, dataclasses.replace(recipe, log_every=1, keep=9, steps=5000), CLASSES)
+
+
+def test_a_run_has_one_class_map(tmp_path):
+    save_run("x", Recipe(run=tmp_path), CLASSES)
+    with pytest.raises(ValueError, match=r"was trained on the classes \('a', 'b'\); the data now has \('b', 'a'\)"):
+        check_same(tmp_path, Recipe(run=tmp_path), ("b", "a"))
+
+
+def test_a_folder_without_config_is_no_run(tmp_path):
+    with pytest.raises(ValueError, match=r"is not the folder of a run: it has no config\.json"):
+        load_run(tmp_path)
+
+
+def test_a_field_of_another_version_is_named(tmp_path):
+    save_run("x", Recipe(run=tmp_path), CLASSES)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content["recipe"]["optim"]["nesterov"] = True
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="has a field 'nesterov' that this version does not know"):
+        load_run(tmp_path)
+
+
+def test_an_error_of_the_user_is_one_sentence(monkeypatch):
+    monkeypatch.delenv("SEGJAX_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as error, one_sentence():
+        raise ValueError("lr is -1.")
+    assert error.value.code == "error: lr is -1."
+    with pytest.raises(ZeroDivisionError), one_sentence():
+        _ = 1 / 0
+
+
+def test_json_has_no_nan():
+    assert finite({"AP": 0.5, "AP_small": float("nan"), "x": float("inf")}) == {"AP": 0.5, "AP_small": None, "x": None}
