@@ -91,9 +91,11 @@ def state_shapes(
     model: Model, optimizer: optax.GradientTransformation, batch: Batch, *, frozen: tuple[str, ...], average: bool
 ) -> TrainState:
     """The shapes and types of what `create_state` makes, without making it."""
-    return jax.eval_shape(
-        lambda key: _state(model.init(key, batch), optimizer, key, frozen, average), jax.random.key(0)
-    )
+
+    def made(key: Array, batch: Batch) -> TrainState:
+        return _state(model.init(key, batch), optimizer, key, frozen, average)
+
+    return jax.eval_shape(made, jax.random.key(0), batch)
 
 
 def _state(

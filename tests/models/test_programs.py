@@ -13,7 +13,7 @@ from configs.base import FasterRCNN
 from tests import tiny
 from tests.models.test_faster_rcnn import overlap
 
-STEPS = 200
+STEPS = 300
 PLATFORMS = ("cpu", "cuda", "tpu")
 MODELS = {
     "tiny bfloat16 batch norm": dataclasses.replace(tiny.MODEL, dtype="bfloat16", norm="batch"),
@@ -50,7 +50,7 @@ def test_losses_and_predict_lower_for_every_platform(name, key):
 def test_it_overfits_one_batch():
     """From scratch, Adam brings the losses of two images down, and predict then finds their objects."""
     model, batch = tiny.MODEL.build(len(tiny.CLASSES)), jax.tree.map(jnp.asarray, tiny.batch_of(tiny.TWO))
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
+    optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, STEPS))
 
     @jax.jit
     def step(variables, state, key):
@@ -70,8 +70,9 @@ def test_it_overfits_one_batch():
     assert np.mean(losses[-5:]) < 0.15 * losses[0]
     found = jax.device_get(jax.jit(model.predict)(variables, batch.images, batch.sizes))
     for i, (boxes, labels) in enumerate(tiny.TWO):
-        sure = found.valid[i] & (found.scores[i] > 0.5)
-        assert sure.sum() >= len(boxes)
+        # As many detections as there are objects come first, one at each, of its class.
+        first = range(len(boxes))
+        assert found.valid[i, : len(boxes)].all()
         for box, label in zip(boxes, labels):
-            best = max(range(6), key=lambda j: sure[j] * overlap(found.boxes[i, j], box))
+            best = max(first, key=lambda j: overlap(found.boxes[i, j], box))  # noqa: B023
             assert overlap(found.boxes[i, best], box) > 0.5 and found.labels[i, best] == label
