@@ -89,19 +89,20 @@ def _weight_gradient(x: Array, gradient: Array, *, kernel: int, stride: int, dil
     """One matrix product over all pixels for each tap of the kernel.
 
     XLA writes this gradient as a convolution whose kernel is as large as the map, which on a CPU takes up to six times
-    as long on the finest maps of a pyramid.
+    as long on the finest maps of a pyramid. The taps are taken in turn, so that only one shifted map is held.
     """
     pad = dilation * (kernel - 1) // 2
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     height, width = (stride * (n - 1) + 1 for n in gradient.shape[1:3])
     pixels = gradient.reshape(-1, gradient.shape[-1])
 
-    def tap(row: int, column: int) -> Array:
-        top, left = row * dilation, column * dilation
-        seen = x[:, top : top + height : stride, left : left + width : stride].reshape(-1, x.shape[-1])
+    def tap(corner: Array) -> Array:
+        seen = jax.lax.dynamic_slice(x, (0, corner[0], corner[1], 0), (x.shape[0], height, width, x.shape[-1]))
+        seen = seen[:, ::stride, ::stride].reshape(-1, x.shape[-1])
         return jnp.matmul(seen.T, pixels, preferred_element_type=jnp.float32).astype(x.dtype)
 
-    return jnp.stack([jnp.stack([tap(i, j) for j in range(kernel)]) for i in range(kernel)])
+    corners = dilation * jnp.indices((kernel, kernel), dtype=jnp.int32).reshape(2, -1).T
+    return jax.lax.map(tap, corners).reshape(kernel, kernel, x.shape[-1], gradient.shape[-1])
 
 
 def max_pool(x: Float[Array, "b h w c"], *, window: int, stride: int, padding: int) -> Float[Array, "b h2 w2 c"]:
