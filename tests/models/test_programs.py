@@ -74,5 +74,5 @@ def test_it_overfits_one_batch():
         first = range(len(boxes))
         assert found.valid[i, : len(boxes)].all()
         for box, label in zip(boxes, labels):
-            best = max(first, key=lambda j: overlap(found.boxes[i, j], box))  # noqa: B023
+            best = max(first, key=lambda j: overlap(found.boxes[i, j], box))
             assert overlap(found.boxes[i, best], box) > 0.5 and found.labels[i, best] == label
