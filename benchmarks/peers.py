@@ -14,6 +14,7 @@ import math
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import tyro
@@ -50,17 +51,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     # Before JAX starts: else it takes most of a GPU's memory for itself.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    results = run_cases(options)
+    results: list[dict[str, Any]] = []
+    about = {"command": command_line("benchmarks.peers", arguments), "machine": describe_machine()}
+    for result in run_cases(options):
+        results.append(result)
+        print("  ".join(row(result)), flush=True)
+        if options.out is not None:
+            # After every case, so that a run that is cut short keeps what it has.
+            write(options.out, about | {"device": device_name(), "results": results})
     print(f"\n{format_table(HEADER, [row(result) for result in results])}")
-    if options.out is not None:
-        report = {
-            "command": command_line("benchmarks.peers", arguments),
-            "machine": describe_machine() | {"device": device_name()},
-            "results": results,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
     return 0
+
+
+def write(path: pathlib.Path, report: dict[str, Any]) -> None:
+    """`report` as JSON, its folder made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def choose(options: Options) -> list[Any]:
@@ -75,17 +81,14 @@ def choose(options: Options) -> list[Any]:
     return [c for c in cases if not options.cases or any(part in c.name for part in options.cases)]
 
 
-def run_cases(options: Options) -> list[dict[str, Any]]:
-    """One result per case and precision, each printed as it comes."""
+def run_cases(options: Options) -> Iterator[dict[str, Any]]:
+    """One result per case and precision, each as soon as it is measured."""
     import torch
 
     torch.set_num_threads(usable_cores())
-    results = []
     for case in choose(options):
         for setting in settings(neural=case.neural):
-            results.append(measure(case, setting, options))
-            print("  ".join(row(results[-1])), flush=True)
-    return results
+            yield measure(case, setting, options)
 
 
 def settings(*, neural: bool) -> list[Any]:
