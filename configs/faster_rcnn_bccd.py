@@ -5,7 +5,6 @@ import pathlib
 
 from configs.base import Data
 from configs.faster_rcnn_scenes import RECIPE as SCENES
-from segjax.models.faster_rcnn import PoolSettings
 from segjax.models.heads.box import BoxSettings
 from segjax.models.heads.rpn import RPNSettings
 
@@ -14,13 +13,13 @@ RECIPE = dataclasses.replace(
     model=dataclasses.replace(
         SCENES.model,
         rpn=RPNSettings(
-            anchor_sizes=((16.0,), (28.0,), (48.0,), (80.0,), (128.0,)),
-            samples=128,
+            # At half size, platelets are about 20 pixels across, red cells 50, white ones 95.
+            anchor_sizes=((20.0,), (40.0,), (60.0,), (100.0,)),
+            samples=256,
             candidates=(512, 256),
             proposals=(256, 128),
         ),
-        box=BoxSettings(samples=128, candidates=1024, detections=100),
-        pool=PoolSettings(canonical_size=112.0),
+        box=BoxSettings(samples=128, positive_fraction=0.5, candidates=1024, detections=100),
     ),
     data=Data(
         format="voc",
@@ -28,12 +27,13 @@ RECIPE = dataclasses.replace(
         train="train",
         val="val",
         test="test",
-        buckets=((288, 384),),
-        capacity=40,
+        buckets=((256, 320),),
+        capacity=32,
         scales=(0.8, 1.25),
         color=0.2,
     ),
-    steps=1500,
+    optim=dataclasses.replace(SCENES.optim, lr=2e-3),
+    steps=800,
     batch_size=4,
     eval_batch_size=4,
 )
