@@ -133,8 +133,9 @@ def check_same(run: pathlib.Path, recipe: Recipe, classes: tuple[str, ...]) -> N
     if trained != classes:
         raise ValueError(f"{run} was trained on the classes {trained}; the data now has {classes}.")
     before, now = _flat(to_json(old)), _flat(to_json(recipe))
-    # What changes neither the numbers nor what is kept of them.
-    free = {"run", "log_every", "checkpoint_every", "keep", "data.threads", "data.workers", "eval_every"}
+    # What changes no number that is trained, beyond the rounding of sums over devices.
+    free = {"run", "devices", "log_every", "checkpoint_every", "keep", "eval_every", "eval_batch_size"}
+    free |= {"data.threads", "data.workers"}
     for field in sorted(before.keys() | now.keys()):
         if before.get(field) != now.get(field) and field not in free and field != "steps":
             raise ValueError(

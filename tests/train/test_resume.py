@@ -209,3 +209,15 @@ def test_evaluate_refuses_other_classes_and_predict_an_empty_folder(whole, tmp_p
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match="the folder .*empty holds no image"):
         predict.main([str(whole), str(tmp_path / "empty")])
+
+
+def test_a_run_that_diverges_stops_and_keeps_the_state_before(data, tmp_path):
+    run = tmp_path / "run"
+    changes = {"optim.lr": "1e30", "optim.warmup-steps": "0", "checkpoint-every": "1"}
+    printed = finish(begin(data, run, **changes), 1)
+    (sentence,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    step = len(rows(run)) + 1
+    assert f"error: step {step}: " in sentence and "not finite" in sentence and "loss/rpn_box = " in sentence
+    assert "images of the batch: " in sentence and "Traceback" not in printed
+    assert int(state(run).step) == step - 1 >= 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state(run).statistics))
