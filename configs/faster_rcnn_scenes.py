@@ -28,7 +28,7 @@ RECIPE = Recipe(
     ),
     data=Data(buckets=((128, 160), (160, 128)), capacity=10, flip=0.5),
     optim=Optim(name="adamw", lr=3e-3, weight_decay=0.05, schedule="cosine", warmup_steps=50, clip_norm=10.0),
-    steps=1400,
+    steps=1300,
     batch_size=8,
     eval_batch_size=8,
     log_every=20,
