@@ -58,7 +58,7 @@ class Options:
     min_visible: float = 0.4
     """Share of an object's area that must remain visible; of a digit at least three quarters, to be readable."""
     textured: float = 0.3
-    """Share of objects, digits apart, that are filled with a gradient, stripes or a checker pattern; the rest is plain."""
+    """Share of objects, digits apart, filled with a gradient, stripes or a checker pattern; the rest is plain."""
     diameters: tuple[float, float] = (20.0, 110.0)
     """Smallest and largest extent of an object in pixels; persons begin at twice, digits at 1.3 times the smallest."""
 
