@@ -6,6 +6,7 @@ import pathlib
 import platform
 import shlex
 import subprocess
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,38 @@ def usable_cores() -> int:
 def load_average() -> float:
     """Processes that ran or wanted to in the last minute, on average; this one included."""
     return round(os.getloadavg()[0], 2)
+
+
+class CoresOfOthers:
+    """Counts the processor time that other processes take, from when it is made: the load average lags by minutes.
+
+    From /proc/stat, as Linux has it. Time that the hypervisor gives to other machines counts as others' too.
+    """
+
+    def __init__(self) -> None:
+        self._start = self._read()
+
+    def average(self) -> float | None:
+        """How many cores the others kept busy on average, None where there is no /proc/stat."""
+        if self._start is None:
+            return None
+        seconds, busy, own = (now - then for now, then in zip(self._read(), self._start))
+        return round(max(busy - own, 0.0) / max(seconds, 1e-9), 2)
+
+    @staticmethod
+    def _read() -> tuple[float, float, float] | None:
+        """(time, busy seconds of all cores, processor seconds of this process)."""
+        stat = pathlib.Path("/proc/stat")
+        if not stat.exists():
+            return None
+        own = os.times()
+        return time.monotonic(), busy_seconds(stat.read_text()), own.user + own.system
+
+
+def busy_seconds(stat: str) -> float:
+    """Seconds that all cores together were busy or taken away, from the text of /proc/stat."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, stat.splitlines()[0].split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def git_commit() -> str:

@@ -19,11 +19,11 @@ from typing import Any
 
 import tyro
 
-from benchmarks.machine import command_line, describe_machine, load_average, usable_cores
+from benchmarks.machine import CoresOfOthers, command_line, describe_machine, load_average, usable_cores
 from benchmarks.table import format_seconds, format_spread, format_table
 from benchmarks.timing import interleave, ratios, summarize
 
-HEADER = ("case", "segjax", "torchvision", "ratio", "compile", "load")
+HEADER = ("case", "segjax", "torchvision", "ratio", "compile", "load", "others")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +120,14 @@ def measure(case: Any, setting: Any, options: Options) -> dict[str, Any]:
     with tf32(setting.precision == "tf32"):
         work = case.build(setting, options.quick)
         repeats, at_least = (3, 0.0) if options.quick else (options.repeats, 0.05)
+        others = CoresOfOthers()
         timings = interleave(work.ours, work.theirs, repeats=repeats, at_least=at_least)
     return {
         "case": case.name,
         "device": setting.device,
         "precision": setting.precision,
         "load_average_before": load,
+        "cores_of_others": others.average(),
         "compile_seconds": round(work.compile_seconds, 2),
         "temporary_mib": work.temporary_mib if math.isfinite(work.temporary_mib) else None,
         "differences": dict(work.differences),
@@ -146,6 +148,7 @@ def row(result: dict[str, Any]) -> list[str]:
         format_spread(summarize(result["ratios"]), seconds=False),
         format_seconds(result["compile_seconds"]),
         f"{result['load_average_before']:.2f}",
+        "?" if result["cores_of_others"] is None else f"{result['cores_of_others']:.2f}",
     ]
 
 

@@ -101,7 +101,22 @@ def test_a_result_becomes_a_row():
         "ratios": [4.0, 2.0, 4 / 3],
         "compile_seconds": 1.5,
         "load_average_before": 0.25,
+        "cores_of_others": 1.5,
     }
     found = peers.row(result)
     assert len(found) == len(peers.HEADER)
     assert found[0] == "nms_1000 bfloat16" and found[1].startswith("2.00 ms [1.50 ms") and found[3].startswith("2.00 [")
+    assert found[-2:] == ["0.25", "1.50"] and peers.row(result | {"cores_of_others": None})[-1] == "?"
+
+
+def test_cores_of_others_are_what_is_busy_beyond_this_process(monkeypatch):
+    readings = iter([(10.0, 100.0, 5.0), (14.0, 107.0, 8.0)])
+    monkeypatch.setattr(machine.CoresOfOthers, "_read", staticmethod(lambda: next(readings)))
+    assert machine.CoresOfOthers().average() == 1.0
+    monkeypatch.setattr(machine.CoresOfOthers, "_read", staticmethod(lambda: None))
+    assert machine.CoresOfOthers().average() is None
+
+
+def test_busy_time_leaves_out_idle_and_waiting(monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    assert machine.busy_seconds("cpu  100 20 30 9000 800 4 6 40 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n") == 2.0
