@@ -1,4 +1,9 @@
-"""Faster R-CNN from scratch on BCCD's blood cells, sized for two CPU cores."""
+"""Faster R-CNN from scratch on BCCD's blood cells, sized for two CPU cores.
+
+    python -m train faster_rcnn_bccd --data.root BCCD
+
+Nine minutes of processor time; box AP 0.58, AP50 0.89 on val, AP50 0.91 on test (docs/results.md).
+"""
 
 import dataclasses
 import pathlib
