@@ -2,7 +2,7 @@
 
     make train, or python -m train faster_rcnn_scenes
 
-Seven minutes on two CPU cores, drawing the data and compiling included; box AP 0.65, AP50 0.88 on the 200 held-out images.
+Seven minutes on two CPU cores, drawing the data and compiling included; box AP 0.65, AP50 0.88 on 200 held-out images.
 Ren et al. 2016 with Lin et al. 2017; a ResNet of half width with group norm, since it starts from random weights.
 """
 
