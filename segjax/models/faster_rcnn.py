@@ -61,6 +61,9 @@ def faster_rcnn(
     classes: int,
     *,
     backbone: nn.Module | None = None,
+    neck: nn.Module | None = None,
+    rpn_head: nn.Module | None = None,
+    box_head: nn.Module | None = None,
     channels: int = 256,
     hidden: int = 1024,
     rpn: RPNSettings = RPNSettings(),
@@ -76,6 +79,9 @@ def faster_rcnn(
       classes: number of classes, without background.
       backbone: a module from normalised images to maps of rising stride, with a `strides` attribute; ResNet-50 with
         frozen batch norm by default.
+      neck: a module from the backbone's maps to as many maps of equal channels and one coarser; an `FPN` by default.
+      rpn_head: a module from the neck's maps to `RPNOutputs`; an `RPNHead` by default.
+      box_head: a module from pooled regions [b, s, oh, ow, c] to `BoxOutputs`; a `BoxHead` by default.
       channels: channels of the pyramid.
       hidden: width of the box head's two hidden layers.
       rpn, box, pool: the numbers of the two stages. `rpn.anchor_sizes` has one entry per backbone map and one more.
@@ -97,9 +103,9 @@ def faster_rcnn(
     per_position = len(rpn.anchor_sizes[0]) * len(rpn.ratios)
     network = FasterRCNN(
         backbone=backbone,
-        neck=FPN(channels, dtype=dtype),
-        rpn=RPNHead(per_position, dtype=dtype),
-        box=BoxHead(classes, hidden, dtype=dtype),
+        neck=FPN(channels, dtype=dtype) if neck is None else neck,
+        rpn=RPNHead(per_position, dtype=dtype) if rpn_head is None else rpn_head,
+        box=BoxHead(classes, hidden, dtype=dtype) if box_head is None else box_head,
     )
     prepare = functools.partial(normalize, mean=mean, std=std, dtype=dtype)
 

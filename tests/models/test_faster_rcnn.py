@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from segjax.models.faster_rcnn import faster_rcnn
-from segjax.models.heads.rpn import RPNSettings
+from segjax.models.heads.box import BoxOutputs
+from segjax.models.heads.rpn import RPNHead, RPNSettings
+from segjax.models.layers.fpn import FPN
+from segjax.models.layers.resnet import ResNet
 from segjax.types import Batch
 from tests import tiny
 
@@ -242,3 +246,33 @@ def test_the_default_has_torchvisions_number_of_parameters(key):
     shapes = jax.eval_shape(faster_rcnn(90).init, key, tiny.batch_of([([], [])]))
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 41_755_286
     assert sum(x.size for x in jax.tree.leaves(shapes["frozen"])) == 4 * 26_560
+
+
+class LinearBoxHead(nn.Module):
+    """A box head of a user's own: one layer."""
+
+    @nn.compact
+    def __call__(self, rois):
+        x = rois.reshape(*rois.shape[:2], -1)
+        deltas = nn.Dense(16, name="box")(x).reshape(*rois.shape[:2], 4, 4)
+        return BoxOutputs(nn.Dense(4, name="class")(x), deltas)
+
+
+def test_heads_and_neck_can_be_brought_along():
+    config = tiny.MODEL
+    model = faster_rcnn(
+        3,
+        backbone=ResNet(18, "group", 8),
+        neck=FPN(8),
+        rpn_head=RPNHead(3),
+        box_head=LinearBoxHead(),
+        rpn=config.rpn,
+        box=config.box,
+        pool=config.pool,
+    )
+    batch = tiny.batch_of(tiny.TWO)
+    variables = jax.jit(model.init)(jax.random.key(0), batch)
+    assert set(variables["params"]["box"]) == {"box", "class"}
+    assert variables["params"]["neck"]["layer0"]["kernel"].shape == (3, 3, 8, 8)
+    losses, _ = jax.jit(model.losses)(variables, batch, jax.random.key(1))
+    assert set(losses) == TERMS and all(np.isfinite(value) for value in losses.values())
