@@ -20,7 +20,7 @@ Losses = dict[str, Float[Array, ""]]
 class Instances:
     """The labelled objects of an image, padded to a fixed capacity.
 
-    Rows where `valid` is False are padding; their boxes are zero and mean nothing.
+    Rows where `valid` is False are padding; their numbers are zero and mean nothing.
     """
 
     boxes: Float[Array | ndarray, "*b n 4"]
@@ -28,6 +28,24 @@ class Instances:
     labels: Int[Array | ndarray, "*b n"]
     """0-based class ids."""
     valid: Bool[Array | ndarray, "*b n"]
+    masks: UInt8[Array | ndarray, "*b n h bytes"] | None = None
+    """Masks over the padded image, eight pixels a byte (`segjax.ops.masks.pack`), where the data has them: 100 objects
+    of 800 x 1344 pixels in 13 MB. An object without a mask has none of its pixels set."""
+    keypoints: Float[Array | ndarray, "*b n k 3"] | None = None
+    """(x, y, visibility) of each joint, where the data has them. Visibility 0: not labelled, 1: hidden, 2: visible."""
+    extra: dict[str, Float[Array | ndarray, "..."]] = struct.field(default_factory=dict)
+    """What else the data says of each object, by name, [*b n ...]; NaN where it says nothing of one."""
+
+
+@struct.dataclass
+class Proposals:
+    """Candidate boxes of an image, best first, padded to a fixed count."""
+
+    boxes: Float[Array | ndarray, "*b p 4"]
+    """`xyxy` in pixels of the padded image."""
+    scores: Float[Array | ndarray, "*b p"]
+    """Of any scale; 0 where their maker gave none."""
+    valid: Bool[Array | ndarray, "*b p"]
 
 
 @struct.dataclass
@@ -41,6 +59,13 @@ class Batch:
     instances: Instances
     samples: Int[Array | ndarray, "b"]
     """Index of each image in its source; -1 where the image only fills up the last batch of an evaluation."""
+    proposals: Proposals | None = None
+    """Regions made beforehand, for models that do not make their own."""
+
+    @property
+    def given(self) -> dict[str, Proposals]:
+        """What `Model.predict` is given by name beside images and sizes."""
+        return {} if self.proposals is None else {"proposals": self.proposals}
 
 
 @struct.dataclass
@@ -52,6 +77,13 @@ class Detections:
     scores: Float[Array | ndarray, "*b n"]
     labels: Int[Array | ndarray, "*b n"]
     valid: Bool[Array | ndarray, "*b n"]
+    masks: Float[Array | ndarray, "*b n m m"] | None = None
+    """Probability that a part of the box is the object's, m x m parts, where the model has a mask head
+    (`segjax.ops.masks.paste` lays them over an image)."""
+    keypoints: Float[Array | ndarray, "*b n k 3"] | None = None
+    """(x, y, score) of each joint, where the model has a keypoint head. The score is the heat map's logit there."""
+    extra: dict[str, Float[Array | ndarray, "..."]] = struct.field(default_factory=dict)
+    """What other heads say of each detection, by name, [*b n ...]."""
 
 
 class Model(NamedTuple):
@@ -61,5 +93,5 @@ class Model(NamedTuple):
     """(key, batch) -> variables."""
     losses: Callable[[Variables, Batch, Key[Array, ""]], tuple[Losses, Variables]]
     """(variables, batch, key) -> (named loss terms, variables with this step's batch statistics)."""
-    predict: Callable[[Variables, Array, Array], Any]
-    """(variables, images [b h w 3], sizes [b 2]) -> predictions, `Detections` for a detector."""
+    predict: Callable[..., Any]
+    """(variables, images [b h w 3], sizes [b 2], **batch.given) -> predictions, `Detections` for a detector."""

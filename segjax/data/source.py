@@ -36,6 +36,14 @@ class KeypointNames(NamedTuple):
     """Per-joint standard deviations of the OKS (COCO keypoint evaluation), where the data set states them."""
 
 
+class Vocabulary(NamedTuple):
+    """What labels mean: it travels with a data set, a checkpoint and predictions, and must be the same in all."""
+
+    classes: tuple[str, ...]
+    """The class map: a class id is an index into this."""
+    keypoints: KeypointNames | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Annotations:
     """The usable objects of one image, in the pixels of the image file. `n` objects, none of them padding."""
@@ -56,6 +64,9 @@ class Annotations:
     """COCO segmentations as stored (polygons or RLE), None where an object has none."""
     keypoints: Float[np.ndarray, "n k 3"] | None = None
     """(x, y, visibility); visibility 0: not labelled, 1: hidden, 2: visible. None where the source has no joints."""
+    attributes: dict[str, Float[np.ndarray, "n ..."]] = dataclasses.field(default_factory=dict)
+    """What else the source was asked to read of each object, by name: a number or a list of numbers each, float32, NaN
+    for an object that lacks it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +76,15 @@ class Example:
     image: UInt8[np.ndarray, "h w 3"]
     boxes: Float[np.ndarray, "n 4"]
     labels: Int[np.ndarray, "n"]
+    masks: UInt8[np.ndarray, "n h w"] | None = None
+    """0 or 1, over the image; None where masks are not asked for."""
+    keypoints: Float[np.ndarray, "n k 3"] | None = None
+    """(x, y, visibility) as in `Annotations`; None where joints are not asked for."""
+    extra: dict[str, Float[np.ndarray, "n ..."]] = dataclasses.field(default_factory=dict)
+    """The attributes of the objects. Transforms carry them along and never change them."""
+    proposals: Float[np.ndarray, "p 4"] | None = None
+    """Regions made beforehand, `xyxy` like the boxes, best first."""
+    proposal_scores: Float[np.ndarray, "p"] | None = None
 
 
 @runtime_checkable

@@ -1,0 +1,152 @@
+"""The door for heads on regions of interest: what such a head is, and how regions reach it.
+
+A head is a network and three pure functions: its targets, its losses, and how its outputs become part of `Detections`.
+The box, mask and keypoint heads are made of nothing else, and a model takes any number of heads by name.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from segjax.ops.matching import IGNORE, NEGATIVE, match
+from segjax.ops.roi import multilevel_roi_align, roi_pool
+from segjax.ops.sampling import sample_balanced
+from segjax.types import Detections, Instances, Losses, Proposals
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSettings:
+    """Which regions the heads are trained on; the defaults are torchvision's."""
+
+    threshold: float = 0.5
+    """Proposals with at least this IoU with an object are positive; of the others see `negatives`."""
+    negatives: tuple[float, float] = (0.0, 0.5)
+    """Proposals whose IoU lies from the first of these to below the second are negative; what is left is not used.
+    Girshick 2015 takes (0.1, 0.5)."""
+    samples: int = 512
+    """Regions sampled per image."""
+    positive_fraction: float = 0.25
+    """Of `samples`, how many may be positive."""
+
+    @property
+    def positives(self) -> int:
+        """The most positive regions of an image. They come first among the samples."""
+        return int(self.samples * self.positive_fraction)
+
+
+class PoolSettings(NamedTuple):
+    """How the features of a region are pooled to a square map."""
+
+    size: int = 7
+    """Side of the pooled map."""
+    sampling_ratio: int = 2
+    """RoIAlign: samples per bin and axis."""
+    canonical_size: float = 224.0
+    """On a pyramid: side in pixels of the boxes pooled from the level of stride 16 (Lin et al. 2017, eq. 1)."""
+    kind: Literal["align", "pool"] = "align"
+    """RoIAlign, or the quantised maxima of Fast R-CNN, which need a single map."""
+
+
+class RoIs(NamedTuple):
+    """The regions that heads are trained on, and what each was matched to; the positive ones first, padding last."""
+
+    boxes: Float[Array, "*b s 4"]
+    target: Int[Array, "*b s"]
+    """Index among the image's instances of the object a region belongs to; it means nothing where not positive."""
+    positive: Bool[Array, "*b s"]
+    """An object's region; never where it is padding."""
+    valid: Bool[Array, "*b s"]
+
+
+class RoIHead(Protocol):
+    """What a model needs of a head. A frozen dataclass with these members is one; nothing is to be inherited.
+
+    `network` sees a whole batch. `targets` and `decode` are written for one image and vmapped by the model; `losses`
+    takes the batch, since it is divided by counts over the whole of it. All are traced into one program: static shapes,
+    no side effects.
+    """
+
+    network: nn.Module
+    """(features [b, s, size, size, c], *, valid [b, s], train) -> outputs, arrays that begin with [b, s]. Where `valid`
+    is False there is no region."""
+    pool: PoolSettings
+    """How the features that `network` sees are pooled."""
+    positives_only: bool
+    """Train on the regions of objects alone: `rois` then has only the slots that these can have."""
+
+    def targets(self, rois: RoIs, instances: Instances) -> Any:
+        """What the network should say of each region, [s, ...], from the objects of the image. No gradient flows."""
+        ...
+
+    def losses(self, outputs: Any, targets: Any, rois: RoIs) -> Losses:
+        """The loss terms of a batch; their names must be none of another head's."""
+        ...
+
+    def decode(self, outputs: Any, detections: Detections, size: Int[Array, "2"]) -> Detections:
+        """The detections of one image with what this head knows of them.
+
+        Heads are called in order. `detections` is what the one before left, and the regions that `outputs` is of; for
+        the first head these are the proposals, all with label 0. `size` is the image's (height, width).
+        """
+        ...
+
+
+def sample_rois(keys: Key[Array, "b"], proposals: Proposals, instances: Instances, settings: SamplingSettings) -> RoIs:
+    """A fixed number of regions per image from its proposals and its ground truth, balanced between kinds.
+
+    The ground-truth boxes join the proposals, so that there are positives from the first step on (torchvision and
+    Detectron do the same).
+    """
+    low, high = settings.negatives
+
+    def of_image(key, proposals, boxes, valid):
+        regions = jnp.concatenate([proposals.boxes, boxes])
+        present = jnp.concatenate([proposals.valid, valid])
+        matches = match(regions, boxes, valid, positive_threshold=settings.threshold, negative_threshold=high)
+        usable = present & ((matches.status != NEGATIVE) | (matches.quality >= low))
+        status = jnp.where(usable, matches.status, IGNORE)
+        chosen = sample_balanced(key, status, count=settings.samples, positive_fraction=settings.positive_fraction)
+        i = chosen.indices
+        kept = jnp.where(chosen.valid[:, None], regions[i], 0.0)
+        return RoIs(kept, matches.target[i], chosen.positive & chosen.valid, chosen.valid)
+
+    sampled = jax.vmap(of_image)(keys, proposals, instances.boxes, instances.valid)
+    return jax.lax.stop_gradient(sampled)
+
+
+def pool_rois(
+    features: Sequence[Float[Array, "b _ _ c"]],
+    boxes: Float[Array, "b s 4"],
+    valid: Bool[Array, "b s"],
+    *,
+    strides: Sequence[int],
+    settings: PoolSettings,
+) -> Float[Array, "b s size size c"]:
+    """The pooled features of every region; zero where not valid.
+
+    Args:
+      features: the maps that regions are pooled from, finest first; further ones are left aside.
+      strides: pixels a cell, of each of them.
+    """
+    boxes = jnp.where(valid[..., None], boxes, 0.0)
+    if settings.kind == "pool":
+        if len(strides) > 1:
+            raise ValueError(f"pool.kind is 'pool', which needs a single map, and there are {len(strides)}.")
+        scale = 1 / strides[0]
+        pool = functools.partial(roi_pool, output_size=settings.size, spatial_scale=scale)
+        pooled = jax.vmap(pool)(features[0], boxes)
+        return jnp.where(valid[..., None, None, None], pooled, 0)
+    pool = functools.partial(
+        multilevel_roi_align,
+        output_size=settings.size,
+        strides=strides,
+        sampling_ratio=settings.sampling_ratio,
+        canonical_size=settings.canonical_size,
+    )
+    return jax.vmap(lambda maps, b, v: pool(maps, b, valid=v))(list(features[: len(strides)]), boxes, valid)
