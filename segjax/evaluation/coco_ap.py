@@ -1,19 +1,15 @@
-"""COCO average precision of boxes, computed by faster-coco-eval, which equals pycocotools (Lin et al. 2014)."""
+"""COCO average precision of boxes, masks and joints, computed by faster-coco-eval, which equals pycocotools
+(Lin et al. 2014)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 from jaxtyping import Array, Float, Int
 
-from segjax.evaluation.evaluator import DetectionCollector, Source, xyxy_to_xywh
+from segjax.evaluation.coco_tables import ASSUMED_SIGMA, IOU_THRESHOLDS, KINDS, coco_tables
+from segjax.evaluation.evaluator import DetectionCollector, Source, shared_collector
 from segjax.types import Detections
-
-IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())
-AREAS = ("all", "small", "medium", "large")
-"""COCO's object sizes: small below 32², large from 96² square pixels."""
-MAX_DETECTIONS = (1, 10, 100)
 
 
 class PrecisionRecall(NamedTuple):
@@ -29,43 +25,81 @@ class PrecisionRecall(NamedTuple):
 
 
 class CocoAP:
-    """The twelve COCO numbers, and AP and AP50 of each class, over the images that were given to `update`.
+    """COCO's numbers for one kind of output, over the images that were given to `update`, and AP of each class.
 
     Images never given are left out, objects and all, so that a subset can be evaluated. Difficult objects (VOC)
     count as crowd: neither demanded nor punished, since COCO's rules know no other kind of object to ignore.
-    At most 100 detections of a class in an image count, by COCO's rule. A score that no object
-    decides (AP_small without small objects) is NaN.
+    A score that no object decides (AP_small without small objects) is NaN.
+
+    Boxes and masks: at most 100 detections of a class in an image count, by COCO's rule. An object without
+    segmentation counts for masks as a crowd in its box.
+
+    Joints: at most 20 detections count, small objects have no score of their own, and an object without a labelled
+    joint is neither demanded nor punished. The similarity (OKS) uses the data set's own sigmas; where it states none,
+    0.05 for every joint, and then "keypoint_assumed_sigma" is among the scores.
     """
 
-    def __init__(self, source: Source, *, classes: Sequence[str]) -> None:
-        """`classes`: the class map of the model; `ValueError` where it is not that of `source`."""
-        self.collector = DetectionCollector(source, classes=classes)
-        self._tables: dict[str, np.ndarray] | None = None
+    def __init__(
+        self,
+        source: Source,
+        *,
+        classes: Sequence[str],
+        kind: str = "boxes",
+        collector: DetectionCollector | None = None,
+    ) -> None:
+        """Makes an evaluation that has seen nothing.
+
+        Args:
+            source: The data to evaluate on.
+            classes: The class map of the model; `ValueError` where it is not that of `source`.
+            kind: "boxes", "masks" or "keypoints". `ValueError` for another, and for joints that `source` does not have.
+            collector: Of the same source, where several scores share one: whoever owns it updates it, once a batch.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        if kind == "keypoints" and source.keypoints is None:
+            raise ValueError(f"the data set {source.name!r} has no joints to evaluate; leave the kind 'keypoints' out")
+        self.kind = kind
+        self.collector = shared_collector(collector, source, classes)
+        self._tables: tuple[int, dict[str, np.ndarray]] | None = None
+
+    @property
+    def coco(self) -> dict[str, "CocoAP"]:
+        """Itself by its kind, as `DetectionEvaluator.coco` has all kinds."""
+        return {self.kind: self}
 
     def update(
         self, samples: Int[Array | np.ndarray, "b"], sizes: Int[Array | np.ndarray, "b 2"], detections: Detections
     ) -> None:
         """Adds the detections of one batch; arguments as in `Evaluator.update`."""
         self.collector.update(samples, sizes, detections)
-        self._tables = None
 
     def compute(self) -> dict[str, float]:
-        """AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR100, AR_small, AR_medium, AR_large in 0..1,
-        then `AP/<class>` and `AP50/<class>` of each class. NaN where there is nothing to find."""
-        tables = self._evaluate()
+        """The scores by name, in 0..1, NaN where there is nothing to find.
+
+        Boxes: AP, AP50, AP75, AP_small, AP_medium, AP_large, AR1, AR10, AR100, AR_small, AR_medium, AR_large, then
+        `AP/<class>` and `AP50/<class>` of each class. Masks: the same, each with "mask_" before it. Joints:
+        keypoint_AP, AP50, AP75, AP_medium, AP_large, AR, AR50, AR75, AR_medium, AR_large, then the classes.
+        """
+        tables, rule = self._evaluate(), KINDS[self.kind]
         precision, recall = tables["precision"], tables["recall"]  # [iou, recall, class, area, limit], without recall
         scores = {
             "AP": _mean(precision[:, :, :, 0, -1]),
             "AP50": _mean(precision[0, :, :, 0, -1]),
             "AP75": _mean(precision[5, :, :, 0, -1]),
         }
-        scores |= {f"AP_{area}": _mean(precision[:, :, :, a, -1]) for a, area in enumerate(AREAS) if a > 0}
-        scores |= {f"AR{limit}": _mean(recall[:, :, 0, m]) for m, limit in enumerate(MAX_DETECTIONS)}
-        scores |= {f"AR_{area}": _mean(recall[:, :, a, -1]) for a, area in enumerate(AREAS) if a > 0}
+        scores |= {f"AP_{area}": _mean(precision[:, :, :, a, -1]) for a, area in enumerate(rule.areas) if a > 0}
+        if self.kind == "keypoints":
+            scores |= {f"AR{name}": _mean(recall[t, :, 0, -1]) for name, t in (("", slice(None)), ("50", 0), ("75", 5))}
+        else:
+            scores |= {f"AR{limit}": _mean(recall[:, :, 0, m]) for m, limit in enumerate(rule.limits)}
+        scores |= {f"AR_{area}": _mean(recall[:, :, a, -1]) for a, area in enumerate(rule.areas) if a > 0}
         classes = self.collector.source.classes
         scores |= {f"AP/{name}": _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(classes)}
         scores |= {f"AP50/{name}": _mean(precision[0, :, k, 0, -1]) for k, name in enumerate(classes)}
-        return scores
+        if self.kind == "keypoints" and not self.collector.source.keypoints.sigmas:
+            scores["assumed_sigma"] = ASSUMED_SIGMA
+        return {rule.prefix + name: value for name, value in scores.items()}
 
     def precision_recall(self, iou_threshold: float = 0.5) -> PrecisionRecall:
         """The curves behind `compute` for objects of all sizes at one of COCO's thresholds, 0.5 to 0.95 by 0.05."""
@@ -88,73 +122,14 @@ class CocoAP:
         return self.collector.results()
 
     def _evaluate(self) -> dict[str, np.ndarray]:
-        if self._tables is None:
-            self._tables = _coco_tables(self.collector)
-        return self._tables
+        # An image comes only once, so that their number says whether anything has come since.
+        seen = len(self.collector.seen)
+        if self._tables is None or self._tables[0] != seen:
+            self._tables = (seen, coco_tables(self.collector, self.kind))
+        return self._tables[1]
 
 
 def _mean(values: np.ndarray) -> float:
     """COCO marks entries without objects with -1 and leaves them out of means."""
     present = values[values > -1]
     return float(present.mean()) if present.size else float("nan")
-
-
-def _coco_tables(collector: DetectionCollector) -> dict[str, np.ndarray]:
-    """Precision and scores [10, 101, k, 4, 3] and recall [10, k, 4, 3] as COCOeval leaves them, -1 where undefined."""
-    source = collector.source
-    ranks = _image_ranks(source, collector.seen)
-    if not ranks:
-        shape = (len(IOU_THRESHOLDS), 101, len(source.classes), len(AREAS), len(MAX_DETECTIONS))
-        empty = np.full(shape, -1.0)
-        return {"precision": empty, "scores": empty, "recall": empty[:, 0]}
-    truth = COCO({"images": _images(source, ranks), **_categories(source), "annotations": _objects(source, ranks)})
-    found = truth.loadRes(_found(collector, ranks))
-    run = COCOeval_faster(truth, found, "bbox", print_function=lambda *_: None)
-    run.evaluate()
-    run.accumulate()
-    return {name: np.asarray(run.eval[name]) for name in ("precision", "recall", "scores")}
-
-
-def _image_ranks(source: Source, seen: list[int]) -> dict[int, int]:
-    """Number of each image for the library, from 1, in the order of the image ids.
-
-    COCO breaks ties between equal scores by the order of image ids, so that order has to be kept. The ids themselves
-    cannot be used: they may be strings.
-    """
-    ids = {sample: source.info(sample).image_id for sample in seen}
-    integers = all(isinstance(image_id, int) for image_id in ids.values())
-    ordered = sorted(seen, key=lambda sample: ids[sample]) if integers else seen
-    return {sample: rank for rank, sample in enumerate(ordered, start=1)}
-
-
-def _images(source: Source, ranks: dict[int, int]) -> list[dict[str, Any]]:
-    infos = ((rank, source.info(sample)) for sample, rank in ranks.items())
-    return [{"id": rank, "height": info.height, "width": info.width} for rank, info in infos]
-
-
-def _categories(source: Source) -> dict[str, list[dict[str, Any]]]:
-    """Categories numbered from 1 in class order: the library takes id 0 for "none" in places."""
-    return {"categories": [{"id": k, "name": name} for k, name in enumerate(source.classes, start=1)]}
-
-
-def _objects(source: Source, ranks: dict[int, int]) -> list[dict[str, Any]]:
-    objects = []
-    for sample, rank in ranks.items():
-        truth = source.annotations(sample)
-        ignored = (truth.crowd | truth.difficult).tolist()
-        rows = zip(truth.labels.tolist(), xyxy_to_xywh(truth.boxes).tolist(), truth.areas.tolist(), ignored)
-        for label, box, area, ignore in rows:
-            row = {"id": len(objects) + 1, "image_id": rank, "category_id": label + 1, "bbox": box}
-            objects.append(row | {"area": area, "iscrowd": int(ignore)})
-    return objects
-
-
-def _found(collector: DetectionCollector, ranks: dict[int, int]) -> list[dict[str, Any]]:
-    found = collector.collected()
-    boxes = xyxy_to_xywh(found.boxes).tolist()
-    rows = zip(found.samples.tolist(), (found.labels + 1).tolist(), boxes, found.scores.tolist())
-    # An empty segmentation stops loadRes from making one of the box, a third of its time.
-    return [
-        {"image_id": ranks[sample], "category_id": label, "bbox": box, "score": score, "segmentation": []}
-        for sample, label, box, score in rows
-    ]

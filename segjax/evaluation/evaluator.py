@@ -1,13 +1,16 @@
 """What an evaluator is, and what evaluators of detections share: class maps, coordinates, accumulation."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+import jax
 import numpy as np
-from jaxtyping import Array, Float32, Int, Int32
+from jaxtyping import Array, Bool, Float32, Int, Int32
 
 from segjax.data.source import ImageInfo, Source
+from segjax.evaluation.mask_results import encode_masks
 from segjax.types import Detections
 
 
@@ -31,7 +34,8 @@ class Evaluator(Protocol):
         ...
 
 
-class CollectedDetections(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class CollectedDetections:
     """The detections of many images, one row each, in the order in which they came."""
 
     samples: Int32[np.ndarray, "n"]
@@ -40,6 +44,19 @@ class CollectedDetections(NamedTuple):
     """`xyxy` in pixels of the original image."""
     scores: Float32[np.ndarray, "n"]
     labels: Int32[np.ndarray, "n"]
+    masks: np.ndarray | None = None
+    """[n] objects: COCO's compressed run lengths over the original image, None where the model has no masks."""
+    keypoints: Float32[np.ndarray, "n k 3"] | None = None
+    """(x, y, score) of each joint in pixels of the original image, None where the model has no joints."""
+    extra: dict[str, Float32[np.ndarray, "n ..."]] = dataclasses.field(default_factory=dict)
+    """What other heads said, by name, as they said it."""
+
+    def select(self, rows: np.ndarray) -> "CollectedDetections":
+        """The detections that `rows` (indices or a mask) picks, in its order."""
+        return jax.tree.map(lambda column: column[rows], self)
+
+
+jax.tree_util.register_dataclass(CollectedDetections)
 
 
 def check_classes(classes: Sequence[str], source: Source) -> None:
@@ -63,13 +80,14 @@ def check_classes(classes: Sequence[str], source: Source) -> None:
 def to_original(
     detections: Detections, sizes: Int[Array | np.ndarray, "b 2"], infos: Sequence[ImageInfo]
 ) -> Detections:
-    """`detections` of letterboxed images in the pixels of the image files, as NumPy arrays.
+    """`detections` of letterboxed images in the pixels of the image files, as NumPy arrays: boxes and joints.
 
     A letterboxed image lies at the top left of its canvas, so that going back is one factor per axis:
     original size / size on the canvas. The two factors may differ by rounding.
 
     Args:
-        detections: With one leading axis `b`; boxes in pixels of the canvas.
+        detections: With one leading axis `b`; boxes and joints in pixels of the canvas. Masks are in the frame of their
+            boxes and stay as they are, like `extra`.
         sizes: (height, width) that each image has on the canvas. `ValueError` below 1 pixel.
         infos: The original sizes, `Source.info` of each image.
     """
@@ -79,21 +97,32 @@ def to_original(
     original = np.asarray([(info.height, info.width) for info in infos], np.float64).reshape(-1, 2)
     if len(original) != len(sizes):
         raise ValueError(f"got {len(sizes)} sizes for {len(original)} image infos; one of each per image is needed")
-    factors = np.tile((original / sizes)[:, ::-1], 2)
-    boxes = np.asarray(detections.boxes, np.float64) * factors[:, None, :]
+    factors = (original / sizes)[:, None, ::-1]
+    as_floats = lambda values: np.asarray(values, np.float32)  # noqa: E731
     return Detections(
-        boxes=boxes.astype(np.float32),
-        scores=np.asarray(detections.scores, np.float32),
+        boxes=as_floats(np.asarray(detections.boxes, np.float64) * np.tile(factors, 2)),
+        scores=as_floats(detections.scores),
         labels=np.asarray(detections.labels, np.int32),
         valid=np.asarray(detections.valid),
+        masks=None if detections.masks is None else as_floats(detections.masks),
+        keypoints=None if detections.keypoints is None else _scaled_joints(detections.keypoints, factors),
+        extra={name: as_floats(values) for name, values in detections.extra.items()},
     )
+
+
+def _scaled_joints(keypoints: Array | np.ndarray, factors: np.ndarray) -> Float32[np.ndarray, "b n k 3"]:
+    joints = np.array(keypoints, np.float64)
+    joints[..., :2] *= factors[:, :, None]
+    return joints.astype(np.float32)
 
 
 class DetectionCollector:
     """Accumulates the valid detections of the images of `source`, mapped back to the original pixels.
 
+    Masks are laid over the original image as they come and kept as run lengths, a few hundred bytes each.
     Each image may come once: a repeated one would count its detections twice, so it is refused with `ValueError`,
-    as are labels outside the class map and values that are not finite.
+    as are labels outside the class map, values that are not finite (`extra` apart), and batches of which some have
+    masks, joints or extra values and some have not.
     """
 
     def __init__(self, source: Source, *, classes: Sequence[str]) -> None:
@@ -112,12 +141,15 @@ class DetectionCollector:
         self._mark_seen(samples)
         if not len(samples):
             return
-        rows = Detections(*(np.asarray(getattr(detections, name))[kept] for name in _FIELDS))
+        rows = jax.tree.map(lambda column: np.asarray(column)[kept], detections)
         rows = to_original(rows, np.asarray(sizes)[kept], [self.source.info(int(sample)) for sample in samples])
         valid = np.asarray(rows.valid)
         owners = np.broadcast_to(samples[:, None], valid.shape)[valid]
-        part = CollectedDetections(owners, rows.boxes[valid], rows.scores[valid], rows.labels[valid])
-        self._check(part)
+        rows = jax.tree.map(lambda column: column[valid], rows)
+        self._check(owners, rows)
+        masks = None if rows.masks is None else self._encode(owners, rows)
+        part = CollectedDetections(owners, rows.boxes, rows.scores, rows.labels, masks, rows.keypoints, rows.extra)
+        self._check_fields(part)
         self._parts.append(part)
 
     @property
@@ -127,25 +159,42 @@ class DetectionCollector:
 
     def collected(self) -> CollectedDetections:
         """Everything seen so far, in the order in which it came."""
-        empty = CollectedDetections(
-            np.zeros(0, np.int32), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32)
-        )
-        return CollectedDetections(*(np.concatenate(column) for column in zip(empty, *self._parts)))
+        if not self._parts:
+            boxes = np.zeros((0, 4), np.float32)
+            return CollectedDetections(np.zeros(0, np.int32), boxes, boxes[:, 0], np.zeros(0, np.int32))
+        return jax.tree.map(lambda *columns: np.concatenate(columns), *self._parts)
 
     def results(self) -> list[dict[str, Any]]:
-        """All detections in COCO's result format: image_id, category_id, bbox (x, y, width, height), score.
+        """All detections in COCO's result format: image_id, category_id, bbox (x, y, width, height), score; where the
+        model has them segmentation (run lengths), keypoints (x, y, score of each joint in one list) and extra values
+        by name, None for NaN.
 
-        Category ids are the source's `category_ids` where it has them, else class id + 1.
+        Category ids are the source's `category_ids` where it has them, else class id + 1. pycocotools sorts objects
+        into small, medium and large ones by "bbox" where it is present: leave it out to have it use the mask's area.
         """
         found = self.collected()
         ids = category_ids(self.source)
         image_ids = {sample: self.source.info(sample).image_id for sample in self._seen}
-        boxes = xyxy_to_xywh(found.boxes).tolist()
-        rows = zip(found.samples.tolist(), found.labels.tolist(), boxes, found.scores.tolist())
-        return [
-            {"image_id": image_ids[sample], "category_id": ids[label], "bbox": box, "score": score}
-            for sample, label, box, score in rows
-        ]
+        columns = {
+            "image_id": [image_ids[sample] for sample in found.samples.tolist()],
+            "category_id": [ids[label] for label in found.labels.tolist()],
+            "bbox": xyxy_to_xywh(found.boxes).tolist(),
+            "score": found.scores.tolist(),
+        }
+        if found.masks is not None:
+            columns["segmentation"] = found.masks.tolist()
+        if found.keypoints is not None:
+            columns["keypoints"] = found.keypoints.reshape(len(found.scores), -1).tolist()
+        columns |= {name: _without_nan(values) for name, values in found.extra.items()}
+        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+    def _encode(self, owners: np.ndarray, rows: Detections) -> np.ndarray:
+        """The masks of all rows as an array of run lengths."""
+        encoded = np.empty(len(owners), object)
+        for sample in np.unique(owners).tolist():
+            mine, info = np.flatnonzero(owners == sample), self.source.info(sample)
+            encoded[mine] = encode_masks(rows.masks[mine], rows.boxes[mine], height=info.height, width=info.width)
+        return encoded
 
     def _mark_seen(self, samples: np.ndarray) -> None:
         for sample in samples.tolist():
@@ -158,23 +207,63 @@ class DetectionCollector:
                 raise ValueError(f"sample {sample} was evaluated before; mark repeated images as fillers with -1")
             self._seen.add(sample)
 
-    def _check(self, part: CollectedDetections) -> None:
+    def _check(self, owners: np.ndarray, rows: Detections) -> None:
         count = len(self.source.classes)
-        outside = (part.labels < 0) | (part.labels >= count)
-        finite = np.isfinite(part.boxes).all(axis=-1) & np.isfinite(part.scores)
-        for wrong, what in (
-            (outside, f"a label outside 0..{count - 1}"),
-            (~finite, "a box or score that is not finite"),
-        ):
+        outside = (rows.labels < 0) | (rows.labels >= count)
+        n = len(owners)
+        faults = {
+            f"a label outside 0..{count - 1}": outside,
+            "a box or score that is not finite": _not_finite(n, rows.boxes, rows.scores),
+            "a mask that is not finite": _not_finite(n, rows.masks),
+            "a joint that is not finite": _not_finite(n, rows.keypoints),
+        }
+        for what, wrong in faults.items():
             if wrong.any():
                 row = int(np.argmax(wrong))
                 raise ValueError(
-                    f"a detection in image {self.source.info(int(part.samples[row])).image_id!r} has {what} (label "
-                    f"{part.labels[row]}, score {part.scores[row]}, box {part.boxes[row].tolist()}); look at the model"
+                    f"a detection in image {self.source.info(int(owners[row])).image_id!r} has {what} (label "
+                    f"{rows.labels[row]}, score {rows.scores[row]}, box {rows.boxes[row].tolist()}); look at the model"
                 )
 
+    def _check_fields(self, part: CollectedDetections) -> None:
+        taken = sorted(RESULT_FIELDS & set(part.extra))
+        if taken:
+            raise ValueError(f"the extra value {taken[0]!r} has the name of a field of COCO's results; rename it")
+        if self._parts and _fields(part) != _fields(self._parts[0]):
+            raise ValueError(
+                f"this batch has {', '.join(_fields(part))}, and those before it had "
+                f"{', '.join(_fields(self._parts[0]))}; a model must give the same for every batch"
+            )
 
-_FIELDS = ("boxes", "scores", "labels", "valid")
+
+def shared_collector(
+    collector: DetectionCollector | None, source: Source, classes: Sequence[str]
+) -> DetectionCollector:
+    """`collector`, or a new one. `ValueError` where it is of another source, or `classes` are not the source's."""
+    own = DetectionCollector(source, classes=classes)
+    if collector is not None and collector.source is not source:
+        raise ValueError(f"the collector is of the data set {collector.source.name!r}, not of {source.name!r}")
+    return own if collector is None else collector
+
+
+RESULT_FIELDS = frozenset({"image_id", "category_id", "bbox", "score", "segmentation", "keypoints", "id", "area"})
+
+
+def _fields(part: CollectedDetections) -> list[str]:
+    """What is known of each detection, by name and, beyond the first axis, size."""
+    known = {"masks": part.masks, "keypoints": part.keypoints, **part.extra}
+    return ["boxes"] + [f"{name} {list(v.shape[1:])}" for name, v in sorted(known.items()) if v is not None]
+
+
+def _not_finite(count: int, *columns: np.ndarray | None) -> Bool[np.ndarray, "n"]:
+    """Which of `count` rows hold a value that is not finite; columns that are not there do not count."""
+    wrong = [~np.isfinite(c).all(axis=tuple(range(1, c.ndim))) for c in columns if c is not None]
+    return np.logical_or.reduce([np.zeros(count, bool), *wrong])
+
+
+def _without_nan(values: np.ndarray) -> list:
+    """As lists in which JSON's null stands for NaN, which JSON does not have."""
+    return np.where(np.isnan(values), None, values.astype(object)).tolist()
 
 
 def category_ids(source: Source) -> tuple[int, ...]:

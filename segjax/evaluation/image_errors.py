@@ -38,7 +38,7 @@ def image_errors(
     kept = kept[np.argsort(-found.scores[kept], kind="stable")]
     best, _ = best_overlaps(collector)
     # Objects are numbered over all classes, so that one call judges all classes at once.
-    right, counted = mark_hits(type(best)(*(column[kept] for column in best)), iou_threshold)
+    right, counted = mark_hits(best.select(kept), iou_threshold)
     count = len(collector.source)
     hits = np.bincount(found.samples[kept][right], minlength=count)
     wrong = np.bincount(found.samples[kept][counted & ~right], minlength=count)
@@ -64,5 +64,4 @@ def best_and_worst(rows: list[ImageErrors], count: int) -> tuple[list[ImageError
 def detections_of(collector: DetectionCollector, sample: int) -> CollectedDetections:
     """The collected detections of one image, in pixels of the original image."""
     found = collector.collected()
-    rows = found.samples == sample
-    return CollectedDetections(*(column[rows] for column in found))
+    return found.select(found.samples == sample)

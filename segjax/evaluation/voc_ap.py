@@ -13,7 +13,7 @@ import numpy as np
 from faster_coco_eval import mask as coco_mask
 from jaxtyping import Array, Bool, Float, Int
 
-from segjax.evaluation.evaluator import DetectionCollector, Source, xyxy_to_xywh
+from segjax.evaluation.evaluator import DetectionCollector, Source, shared_collector, xyxy_to_xywh
 from segjax.types import Detections
 
 
@@ -21,9 +21,15 @@ class BestOverlaps(NamedTuple):
     """For each detection the object of its image and class that it overlaps most."""
 
     objects: Int[np.ndarray, "n"]
-    """Number of the object, -1 where image and class have none."""
+    """Number of the object over all images, -1 where image and class have none."""
     ious: Float[np.ndarray, "n"]
     difficult: Bool[np.ndarray, "n"]
+    indices: Int[np.ndarray, "n"]
+    """Index of the object in `source.annotations` of its image."""
+
+    def select(self, rows: np.ndarray) -> "BestOverlaps":
+        """Those of the detections that `rows` picks, in its order."""
+        return BestOverlaps(*(column[rows] for column in self))
 
 
 class VocAP:
@@ -34,11 +40,18 @@ class VocAP:
     nor punished. Equal scores keep the order in which they came. NaN for a class without objects to find.
     """
 
-    def __init__(self, source: Source, *, classes: Sequence[str], iou_threshold: float = 0.5) -> None:
-        """`classes`: the class map of the model; `ValueError` where it is not that of `source`."""
+    def __init__(
+        self,
+        source: Source,
+        *,
+        classes: Sequence[str],
+        iou_threshold: float = 0.5,
+        collector: DetectionCollector | None = None,
+    ) -> None:
+        """Makes an evaluation that has seen nothing; `classes` and `collector` as in `CocoAP`."""
         if not 0 < iou_threshold <= 1:
             raise ValueError(f"iou_threshold must be above 0 and at most 1, got {iou_threshold}")
-        self.collector = DetectionCollector(source, classes=classes)
+        self.collector = shared_collector(collector, source, classes)
         self.iou_threshold = iou_threshold
 
     def update(
@@ -67,7 +80,7 @@ class VocAP:
         for label, name in enumerate(self.collector.source.classes):
             rows = np.flatnonzero(found.labels == label)
             rows = rows[np.argsort(-found.scores[rows], kind="stable")]
-            right, counted = mark_hits(BestOverlaps(*(a[rows] for a in best)), self.iou_threshold)
+            right, counted = mark_hits(best.select(rows), self.iou_threshold)
             hits = np.cumsum(right[counted])
             total = demanded[label]
             curves[name] = (hits / total, hits / np.arange(1, len(hits) + 1)) if total else None
@@ -93,7 +106,7 @@ def best_overlaps(collector: DetectionCollector) -> tuple[BestOverlaps, Int[np.n
     """The best object of each collected detection, and how many objects of each class are to be found."""
     source, found = collector.source, collector.collected()
     count = len(found.samples)
-    best = BestOverlaps(np.full(count, -1), np.zeros(count), np.zeros(count, bool))
+    best = BestOverlaps(np.full(count, -1), np.zeros(count), np.zeros(count, bool), np.zeros(count, int))
     demanded = np.zeros(len(source.classes), int)
     order = np.argsort(found.samples, kind="stable")
     starts = np.searchsorted(found.samples[order], collector.seen)
@@ -111,6 +124,7 @@ def best_overlaps(collector: DetectionCollector) -> tuple[BestOverlaps, Int[np.n
             best.ious[rows] = ious.max(axis=1)
             best.objects[rows] = np.where(best.ious[rows] >= 0, first + winner, -1)
             best.difficult[rows] = ignored[winner]
+            best.indices[rows] = winner
         first += len(truth.labels)
     return best, demanded
 
