@@ -83,6 +83,7 @@ def draw_boxes(
     scores: Float[np.ndarray, "_"] | None = None,
     *,
     classes: Sequence[str] | None = None,
+    notes: Sequence[str] | None = None,
     scale: float = 1.0,
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """The image with boxes around objects, in the colours of their classes, named by class and score.
@@ -93,17 +94,19 @@ def draw_boxes(
         labels: Class ids, 0-based; without them every box has a colour of its own.
         scores: Shown with two decimals.
         classes: Names by class id; without them the id is shown.
+        notes: Further words for each box, shown after its score.
 
     Raises:
-        ValueError: A label is out of range, or labels or scores do not match the boxes in number.
+        ValueError: A label is out of range, or labels, scores or notes do not match the boxes in number.
     """
     _check_labels(labels, len(boxes), classes)
-    if scores is not None and len(scores) != len(boxes):
-        raise ValueError(f"scores must have one entry for each box: got {len(scores)} for {len(boxes)} boxes.")
+    for name, values in (("scores", scores), ("notes", notes)):
+        if values is not None and len(values) != len(boxes):
+            raise ValueError(f"{name} must have one entry for each box: got {len(values)} for {len(boxes)} boxes.")
     canvas = Image.fromarray(enlarge(image, scale))
     draw, width = ImageDraw.Draw(canvas), _line_width(np.asarray(canvas))
     colours = _colours_of(labels, len(boxes))
-    texts = [_caption(i, labels, scores, classes) for i in range(len(boxes))]
+    texts = [_caption(i, labels, scores, classes, notes) for i in range(len(boxes))]
     corners = [_pixels(box * scale, canvas.size) for box in boxes.astype(np.float64)]
     for corner, colour in zip(corners, colours):
         if corner is not None:
@@ -123,13 +126,21 @@ def _pixels(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]
     return (x1, y1, x2 - 1, y2 - 1) if x2 > x1 and y2 > y1 else None
 
 
-def _caption(index: int, labels: np.ndarray | None, scores: np.ndarray | None, classes: Sequence[str] | None) -> str:
+def _caption(
+    index: int,
+    labels: np.ndarray | None,
+    scores: np.ndarray | None,
+    classes: Sequence[str] | None,
+    notes: Sequence[str] | None,
+) -> str:
     words = []
     if labels is not None:
         words.append(str(int(labels[index])) if classes is None else classes[int(labels[index])])
     if scores is not None:
         words.append(f"{float(scores[index]):.2f}")
-    return " ".join(words)
+    if notes is not None:
+        words.append(notes[index])
+    return " ".join(word for word in words if word)
 
 
 def _draw_tag(
@@ -281,6 +292,7 @@ def draw_objects(
     keypoints: Num[np.ndarray, "m k 3"] | None = None,
     skeleton: Sequence[tuple[int, int]] = (),
     classes: Sequence[str] | None = None,
+    notes: Sequence[str] | None = None,
     scale: float | None = None,
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """The image with everything known of its objects: masks, then joints, then boxes and names on top.
@@ -293,7 +305,7 @@ def draw_objects(
         canvas = draw_masks(image, masks, labels, scale=scale)
     if keypoints is not None:
         canvas = draw_keypoints(canvas, keypoints * np.array([scale, scale, 1.0]), skeleton)
-    return draw_boxes(canvas, boxes * scale, labels, scores, classes=classes)
+    return draw_boxes(canvas, boxes * scale, labels, scores, classes=classes, notes=notes)
 
 
 def contact_sheet(

@@ -153,6 +153,7 @@ def write_report(
     sections: Sequence[Section],
     pictures: Sequence[Section] = (),
     scores: Sequence[str] | None = None,
+    others: Sequence[str] = (),
     problems: Problems | None = None,
 ) -> pathlib.Path:
     """Writes `report.html` into a run folder and returns its path.
@@ -167,11 +168,13 @@ def write_report(
         sections: What the task has to show in numbers, e.g. those of `train.report_detection`.
         pictures: What it has to show in pictures.
         scores: Names of the scores to draw over training; None draws all that are over all classes.
+        others: Names of scores with a scale of their own, to draw over training in a chart each.
         problems: Faults of the data, summed up by kind.
     """
     folder = pathlib.Path(run_folder)
     page = [Section("Overview", [Facts(facts)]), *sections]
-    page += [*training_sections(read_metrics(folder / "metrics.jsonl"), scores=scores), *pictures]
+    page += [*training_sections(read_metrics(folder / "metrics.jsonl"), scores=scores, others=others)]
+    page += pictures
     if problems is not None:
         page.append(problems_section(problems))
     config = read_config(folder)
@@ -207,12 +210,15 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def training_sections(rows: Sequence[Mapping[str, float]], *, scores: Sequence[str] | None = None) -> list[Section]:
+def training_sections(
+    rows: Sequence[Mapping[str, float]], *, scores: Sequence[str] | None = None, others: Sequence[str] = ()
+) -> list[Section]:
     """Charts of what a run logged: losses by term, scores over training, learning rate, speed. None without rows.
 
     Args:
         rows: From `read_metrics`: "loss", "loss/<term>", "lr", "images_per_second", "eval/<score>" by step.
         scores: The scores to draw; None draws all but those of single classes.
+        others: Scores with a scale of their own, a chart each.
     """
     if not rows:
         return []
@@ -227,6 +233,11 @@ def training_sections(rows: Sequence[Mapping[str, float]], *, scores: Sequence[s
     charts = [
         _loss_chart(rows, [key for key in logged if key.startswith("loss/")], steps),
         Chart("Scores on held-out images", lines, "step", x_range=steps, y_range=(0.0, 1.0)) if lines else None,
+        *(
+            Chart(name, [_line(rows, f"eval/{name}", name)], "step", x_range=steps)
+            for name in others
+            if f"eval/{name}" in logged
+        ),
         Chart("Learning rate", [_line(rows, "lr", "learning rate")], "step", x_range=steps),
         Chart("Images a second", [_line(rows, "images_per_second", "images a second")], "step", x_range=steps),
     ]

@@ -8,13 +8,14 @@ import numpy as np
 
 from segjax.data.source import Source
 from segjax.evaluation.coco_ap import CocoAP, PrecisionRecall
-from segjax.evaluation.image_errors import ImageErrors, best_and_worst, detections_of, image_errors
-from segjax.visualize import draw_objects, side_by_side
+from segjax.evaluation.coco_tables import KINDS
+from segjax.evaluation.detection_evaluator import DetectionEvaluator
+from segjax.evaluation.text import ASSUMED, VOC_SCORES, class_scores, coco_names, kinds_of, other_scores
 from train.charts import Chart, Line
-from train.report import Charts, Picture, Pictures, Section, Table, Text, read_config, read_metrics, write_report
+from train.detection_pictures import picture_sections
+from train.report import Charts, Section, Table, Text, read_config, read_metrics, write_report
 from train.report_facts import machine_facts, training_facts
 
-SCORE_THRESHOLD = 0.5
 MOST_LINES = 9
 """Classes drawn in a precision-recall chart before it shows only the mean, the best and the worst ones."""
 
@@ -28,6 +29,9 @@ COCO_NUMBERS = {
     "AR1": "recall, 1 detection an image",
     "AR10": "recall, 10 detections an image",
     "AR100": "recall, 100 detections an image",
+    "AR": "recall, 20 detections an image",
+    "AR50": "the same at IoU 0.50",
+    "AR75": "the same at IoU 0.75",
     "AR_small": "recall of objects below 32² pixels",
     "AR_medium": "recall, 32² to 96² pixels",
     "AR_large": "recall, from 96² pixels",
@@ -40,7 +44,7 @@ def write_detection_report(
     run_folder: pathlib.Path | str,
     source: Source,
     results: Mapping[str, float],
-    evaluator: CocoAP,
+    evaluator: DetectionEvaluator | CocoAP,
     *,
     facts: Mapping[str, Any] | None = None,
     pictures: int = 6,
@@ -57,53 +61,89 @@ def write_detection_report(
     """
     folder = pathlib.Path(run_folder)
     config = read_config(folder)
-    curves = [evaluator.precision_recall(threshold) for threshold in (0.5, 0.75)]
-    sections = [results_section(results), classes_section(results, best_thresholds(curves[0]))]
+    curves = {kind: [coco.precision_recall(t) for t in (0.5, 0.75)] for kind, coco in evaluator.coco.items()}
+    thresholds = best_thresholds(next(iter(curves.values()))[0]) if curves else {}
+    rows = read_metrics(folder / "metrics.jsonl")
     return write_report(
         folder,
         name=config.get("name", folder.name),
-        facts=overview(results, evaluator, read_metrics(folder / "metrics.jsonl"), config) | dict(facts or {}),
-        sections=[*sections, precision_recall_section(curves)],
-        pictures=picture_sections(evaluator, count=pictures),
-        scores=("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
+        facts=overview(results, len(evaluator.collector.seen), rows, config) | dict(facts or {}),
+        sections=[
+            results_section(results, source.classes),
+            classes_section(results, thresholds, source.classes),
+            precision_recall_section(curves),
+        ],
+        pictures=picture_sections(evaluator.collector, count=pictures),
+        scores=training_scores(results),
+        others=list(other_scores(results, source.classes)),
         problems=source.problems,
     )
 
 
 def overview(
-    results: Mapping[str, float],
-    evaluator: CocoAP,
-    rows: Sequence[Mapping[str, float]],
-    config: Mapping[str, Any],
+    results: Mapping[str, float], images: int, rows: Sequence[Mapping[str, float]], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The main scores, how long and how fast the run trained, and what this process ran on."""
-    facts = {name: results[name] for name in ("AP", "AP50", "AP75") if name in results}
-    facts["Images evaluated"] = len(evaluator.collector.seen)
+    kinds = kinds_of(results)
+    names = ("AP", "AP50", "AP75") if len(kinds) == 1 else ("AP", "AP50")
+    main = [KINDS[kind].prefix + name for kind in kinds for name in names]
+    facts: dict[str, Any] = {name: results[name] for name in main}
+    facts["Images evaluated"] = images
     return facts | training_facts(rows, batch_size=config.get("recipe", {}).get("batch_size")) | machine_facts()
 
 
-def results_section(results: Mapping[str, float]) -> Section:
-    """The scores over all classes, those without a "/" in their name, and what each means."""
-    names = [name for name in results if "/" not in name and name != "images_per_second"]
-    rows = [(name, results[name], COCO_NUMBERS.get(name, "")) for name in names]
-    note = Text("A dash: no object of that kind among the images evaluated.")
-    return Section("Results", [Table(("Score", "Value", ""), rows), note])
+def training_scores(results: Mapping[str, float]) -> tuple[str, ...]:
+    """The scores to draw over training: of one kind its precisions, of several AP and AP50 of each."""
+    kinds = kinds_of(results)
+    if len(kinds) == 1:
+        return tuple(KINDS[kinds[0]].prefix + name for name in coco_names(kinds[0]) if name.startswith("AP"))
+    return tuple(KINDS[kind].prefix + name for kind in kinds for name in ("AP", "AP50"))
 
 
-def classes_section(results: Mapping[str, float], thresholds: Mapping[str, tuple[float, float]]) -> Section:
+def results_section(results: Mapping[str, float], classes: Sequence[str]) -> Section:
+    """The scores over all classes: COCO's and VOC's with a column for each kind of output and what each means, then
+    whatever else was scored."""
+    kinds = kinds_of(results) or ("boxes",)
+    known = {name for kind in kinds for name in coco_names(kind)} | set(VOC_SCORES)
+    rows = []
+    for name, meaning in COCO_NUMBERS.items():
+        values = [results.get(KINDS[kind].prefix + name) for kind in kinds]
+        if name in known and any(value is not None for value in values):
+            rows.append((name, *(float("nan") if value is None else value for value in values), meaning))
+    blocks: list[Any] = [Table(("Score", *map(str.capitalize, kinds), ""), rows)]
+    blocks.append(Text("A dash: no such score, or no object of that kind among the images evaluated."))
+    if "keypoints" in kinds:
+        blocks.append(Text(_about_joints(results)))
+    others = list(other_scores(results, classes).items())
+    return Section("Results", [*blocks, *([Table(("Other scores", "Value"), others)] if others else [])])
+
+
+def _about_joints(results: Mapping[str, float]) -> str:
+    text = "For keypoints the similarity of joints (OKS) stands in the place of IoU"
+    if ASSUMED not in results:
+        return f"{text}, with the sigmas of the data set."
+    return f"{text}, with a sigma of {results[ASSUMED]:g} for every joint, since the data set states none."
+
+
+def classes_section(
+    results: Mapping[str, float], thresholds: Mapping[str, tuple[float, float]], classes: Sequence[str]
+) -> Section:
     """A row a class: the scores named `<score>/<class>`, and the score threshold with the best F1.
 
     Args:
         results: Scores by name.
         thresholds: (threshold, F1) of each class, from `best_thresholds`.
+        classes: The class map.
     """
-    pairs = [name.split("/", 1) for name in results if "/" in name]
-    columns = list(dict.fromkeys(score for score, _ in pairs))
-    names = list(dict.fromkeys(name for _, name in pairs))
-    nothing = (float("nan"), float("nan"))
+    columns = class_scores(results, classes)
+    missing = float("nan")
     rows = [
-        (name, *(results.get(f"{score}/{name}", float("nan")) for score in columns), *thresholds.get(name, nothing))
-        for name in names
+        (
+            name,
+            *(results.get(f"{score}/{name}", missing) for score in columns),
+            *thresholds.get(name, (missing, missing)),
+        )
+        for name in classes
     ]
     note = Text("Best threshold: the score from which on detections have the highest F1 at IoU 0.50 on these images.")
     return Section("Classes", [Table(("Class", *columns, "Best threshold", "F1 there"), rows), note])
@@ -121,18 +161,24 @@ def best_thresholds(curves: PrecisionRecall) -> dict[str, tuple[float, float]]:
     return found
 
 
-def precision_recall_section(curves: Sequence[PrecisionRecall]) -> Section:
-    """One chart an IoU threshold: precision over recall for the mean over classes, and for each class.
+def precision_recall_section(curves: Mapping[str, Sequence[PrecisionRecall]]) -> Section:
+    """One chart a kind of output and IoU threshold: precision over recall for the mean over classes, and each class.
 
     With more than `MOST_LINES` classes only the best and the worst of them are drawn, by mean precision.
     """
+    pairs = [(kind, curve) for kind, of_kind in curves.items() for curve in of_kind]
     charts = [
-        Chart(f"IoU {curve.iou_threshold:.2f}", _class_lines(curve), "recall", "precision", (0, 1), (0, 1))
-        for curve in curves
+        Chart(_chart_title(kind, curve, len(curves)), _class_lines(curve), "recall", "precision", (0, 1), (0, 1))
+        for kind, curve in pairs
     ]
-    many = any(np.sum(~np.isnan(curve.precision).any(axis=1)) > MOST_LINES for curve in curves)
+    many = any(np.sum(~np.isnan(curve.precision).any(axis=1)) > MOST_LINES for _, curve in pairs)
     few = f"Of the classes, the {MOST_LINES // 2} best and the {MOST_LINES // 2} worst at each IoU are drawn."
     return Section("Precision and recall", [*([Text(few)] if many else []), Charts(charts)])
+
+
+def _chart_title(kind: str, curve: PrecisionRecall, kinds: int) -> str:
+    title = f"{'OKS' if kind == 'keypoints' else 'IoU'} {curve.iou_threshold:.2f}"
+    return f"{kind.capitalize()}, {title}" if kinds > 1 else title
 
 
 def _class_lines(curve: PrecisionRecall) -> list[Line]:
@@ -146,33 +192,3 @@ def _class_lines(curve: PrecisionRecall) -> list[Line]:
         ranked = sorted(present, key=lambda k: -curve.precision[k].mean())
         present = ranked[: MOST_LINES // 2] + ranked[-(MOST_LINES // 2) :]
     return [mean] + [Line(curve.classes[k], curve.recall, curve.precision[k]) for k in present]
-
-
-def picture_sections(evaluator: CocoAP, *, count: int) -> list[Section]:
-    """The worst and the best images, ground truth beside what was predicted, each with its errors as caption."""
-    rows = image_errors(evaluator.collector, score_threshold=SCORE_THRESHOLD)
-    best, worst = best_and_worst(rows, count)
-    note = (
-        f"Ground truth left, detections from score {SCORE_THRESHOLD} on right. Errors are objects missed and "
-        "detections that are wrong: on nothing, of the wrong class, or of an object found before (IoU 0.50). "
-        "Crowd and difficult objects are drawn but not counted."
-    )
-    sections = []
-    for title, chosen in (("Worst images", worst), ("Best images", best)):
-        if chosen:
-            pictures = [error_picture(evaluator, row) for row in chosen]
-            sections.append(Section(title, [Text(note), Pictures(pictures)]))
-    return sections
-
-
-def error_picture(evaluator: CocoAP, row: ImageErrors) -> Picture:
-    """An image with its ground truth beside what was predicted, and its errors in words."""
-    source = evaluator.collector.source
-    image, truth = source.image(row.sample), source.annotations(row.sample)
-    found = detections_of(evaluator.collector, row.sample)
-    kept = found.scores >= SCORE_THRESHOLD
-    left = draw_objects(image, truth.boxes, truth.labels, classes=source.classes)
-    right = draw_objects(image, found.boxes[kept], found.labels[kept], found.scores[kept], classes=source.classes)
-    missed = f"{row.missed} of {row.objects} objects missed" if row.objects else "no objects"
-    caption = f"Image {source.info(row.sample).image_id}: {missed}, {row.wrong} wrong detections"
-    return Picture(side_by_side(left, right), caption)

@@ -233,7 +233,7 @@ def test_best_threshold_by_hand():
 def test_precision_recall_of_many_classes_draws_mean_best_and_worst():
     names = tuple(f"c{k}" for k in range(20))
     precision = np.tile(np.linspace(0, 1, 20)[:, None], 3)
-    note, charts = precision_recall_section([curves_of(precision, precision, names)]).blocks
+    note, charts = precision_recall_section({"boxes": [curves_of(precision, precision, names)]}).blocks
     (chart,) = charts.charts
     assert note.text == "Of the classes, the 4 best and the 4 worst at each IoU are drawn."
     assert [line.name for line in chart.lines] == [
