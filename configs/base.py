@@ -2,22 +2,17 @@
 
 import dataclasses
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
-import jax.numpy as jnp
-
+from configs.models import Detector, FasterRCNN
 from segjax.data import scenes
+from segjax.data.agnostic import AgnosticSource
 from segjax.data.coco import CocoSource
 from segjax.data.pipeline import Batches, evaluation_batches, train_batches
+from segjax.data.proposals import ProposalFile
 from segjax.data.source import Source
 from segjax.data.transforms import ColorJitter, HorizontalFlip, ScaleJitter, Transform
 from segjax.data.voc import VocSource
-from segjax.models.faster_rcnn import PoolSettings, faster_rcnn
-from segjax.models.heads.box import BoxSettings
-from segjax.models.heads.rpn import RPNSettings
-from segjax.models.layers.norms import NormName
-from segjax.models.layers.resnet import ResNet
-from segjax.types import Model
 
 Part = Literal["train", "val", "test"]
 
@@ -39,6 +34,13 @@ class Data:
     """coco: the image folders of train, val and test, relative to `root`."""
     buckets: tuple[tuple[int, int], ...] = ((128, 160), (160, 128))
     """(height, width) of the batches' images in pixels, multiples of 32. One compilation each."""
+    agnostic: bool = False
+    """Take all classes for one, "object": what a region proposal network is trained on and judged by."""
+    proposals: tuple[str, str, str] = ("", "", "")
+    """Files of proposals (`segjax.data.proposals`) of train, val and test, relative to `root`, for models that make
+    none themselves."""
+    proposal_count: int = 2000
+    """Proposals an image can have; of more, the first are kept and the rest is counted."""
     capacity: int = 16
     """Objects an image can have in training; of more, the largest are kept and the rest is counted and reported."""
     flip: float = 0.5
@@ -52,36 +54,55 @@ class Data:
     workers: int = 0
     """Processes that make them; 0 makes them in threads."""
 
-    def source(self, part: Part, classes: tuple[str, ...] | None = None, *, segmentations: bool = False) -> Source:
+    def source(
+        self,
+        part: Part,
+        classes: tuple[str, ...] | None = None,
+        *,
+        fields: tuple[str, ...] = (),
+        segmentations: bool = False,
+    ) -> Source:
         """One part of the data set.
 
         Args:
           part: which.
           classes: a class map to read it with, a checkpoint's for example; the data's own by default.
+          fields: what is to be read of objects besides boxes and labels: "masks", "keypoints", names of attributes.
           segmentations: keep COCO's segmentations, for pictures. Training on boxes does without their memory.
         """
+        source = self._source(part, None if self.agnostic else classes, fields, segmentations or "masks" in fields)
+        return AgnosticSource(source) if self.agnostic else source
+
+    def _source(
+        self, part: Part, classes: tuple[str, ...] | None, fields: tuple[str, ...], segmentations: bool
+    ) -> Source:
         name = getattr(self, part)
         if not name:
             raise ValueError(f"data.{part} is empty: name the part of {self.root} to use with --data.{part}.")
         if self.format == "voc":
+            if fields:
+                raise ValueError(f"Pascal VOC's XML has no {fields[0]!r}, which this model learns from; use COCO JSON.")
             return VocSource(self.root, split=name, classes=classes)
+        options = {
+            "classes": classes,
+            "segmentations": segmentations,
+            "keypoints": "keypoints" in fields,
+            "attributes": tuple(field for field in fields if field not in ("masks", "keypoints")),
+        }
         if self.format == "coco":
             folder = self.images[("train", "val", "test").index(part)]
-            return CocoSource(self.root / name, self.root / folder, classes=classes, segmentations=segmentations)
+            return CocoSource(self.root / name, self.root / folder, **options)
         if name not in scenes.SPLITS:
             raise ValueError(f"data.{part} is {name!r}; scenes has the parts {', '.join(scenes.SPLITS)}.")
         folder = scenes.ensure(self.root)[name]
-        return CocoSource(
-            folder / "instances.json",
-            folder / "images",
-            name=f"scenes_{name}",
-            classes=classes,
-            segmentations=segmentations,
-        )
+        # The joints are in a file of their own, of persons alone, as COCO's are.
+        file = "keypoints.json" if "keypoints" in fields else "instances.json"
+        return CocoSource(folder / file, folder / "images", name=f"scenes_{name}", **options)
 
-    def training(self, source: Source, *, batch_size: int, seed: int) -> Batches:
-        """Endless augmented batches of `source`."""
-        transforms: list[Transform] = [HorizontalFlip(self.flip)] if self.flip else []
+    def training(self, source: Source, *, batch_size: int, seed: int, fields: tuple[str, ...] = ()) -> Batches:
+        """Endless augmented batches of `source`, the part to train on, with these fields of its objects."""
+        joints = source.keypoints.flip if source.keypoints else None
+        transforms: list[Transform] = [HorizontalFlip(self.flip, flip=joints)] if self.flip else []
         if self.color:
             transforms.append(ColorJitter(self.color, self.color, self.color))
         options = {} if self.scales == (1.0, 1.0) else {"fit": ScaleJitter(self.scales)}
@@ -94,49 +115,30 @@ class Data:
             transforms=transforms,
             threads=self.threads,
             workers=self.workers,
+            fields=fields,
+            **self._proposals(source, "train"),
             **options,
         )
 
-    def evaluation(self, source: Source, *, batch_size: int) -> Batches:
-        """Each image of `source` once, without augmentation."""
+    def evaluation(
+        self, source: Source, *, batch_size: int, part: Part = "val", proposals: ProposalFile | None = None
+    ) -> Batches:
+        """Each image of `source`, which is `part`, once, without augmentation. `proposals` replace the part's own."""
+        given = {"proposals": proposals, "proposal_count": self.proposal_count} if proposals else None
         return evaluation_batches(
-            source, buckets=self.buckets, batch_size=batch_size, threads=self.threads, workers=self.workers
+            source,
+            buckets=self.buckets,
+            batch_size=batch_size,
+            threads=self.threads,
+            workers=self.workers,
+            **(given or self._proposals(source, part)),
         )
 
-
-@dataclasses.dataclass(frozen=True)
-class FasterRCNN:
-    """Faster R-CNN with a ResNet and a feature pyramid; the defaults are torchvision's R50-FPN."""
-
-    depth: Literal[18, 34, 50, 101, 152] = 50
-    norm: NormName = "frozen_batch"
-    width: int = 64
-    """Channels of the backbone's stem; the later stages have 1, 2, 4 and 8 times as many (times 4 in bottlenecks)."""
-    stages: tuple[int, ...] = (1, 2, 3, 4)
-    """Stages of the backbone that the pyramid is built on; stage i has stride 2 ** (i + 1)."""
-    channels: int = 256
-    """Channels of the pyramid."""
-    hidden: int = 1024
-    """Width of the box head."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of convolutions and matrix products; parameters, boxes, losses and scores are float32 always."""
-    rpn: RPNSettings = RPNSettings()
-    box: BoxSettings = BoxSettings()
-    pool: PoolSettings = PoolSettings()
-
-    def build(self, classes: int) -> Model:
-        """The model for this many classes."""
-        dtype = jnp.dtype(self.dtype)
-        return faster_rcnn(
-            classes,
-            backbone=ResNet(self.depth, self.norm, self.width, self.stages, dtype=dtype),
-            channels=self.channels,
-            hidden=self.hidden,
-            rpn=self.rpn,
-            box=self.box,
-            pool=self.pool,
-            dtype=dtype,
-        )
+    def _proposals(self, source: Source, part: Part) -> dict[str, Any]:
+        name = self.proposals[("train", "val", "test").index(part)]
+        if not name:
+            return {}
+        return {"proposals": ProposalFile(self.root / name, source), "proposal_count": self.proposal_count}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,10 +168,10 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Weights to start from: another run's, or a file's. What does not fit the model is left out and named."""
+    """Weights to start from: other runs', or a file's. What does not fit the model is left out and named."""
 
-    run: pathlib.Path | None = None
-    """The folder of a run of ours."""
+    runs: tuple[pathlib.Path, ...] = ()
+    """Folders of runs of ours. What several of them have is taken from the last."""
 
     weights: pathlib.Path | None = None
     """A file with a torchvision state dict, .pth or .safetensors; read without torch."""
@@ -183,7 +185,7 @@ class Start:
 class Recipe:
     """A whole run."""
 
-    model: FasterRCNN = FasterRCNN()
+    model: Detector = FasterRCNN()
     data: Data = Data()
     optim: Optim = Optim()
     start: Start = Start()

@@ -11,6 +11,7 @@ import pathlib
 from configs.base import Data
 from configs.faster_rcnn_scenes import RECIPE as SCENES
 from segjax.models.heads.box import BoxSettings
+from segjax.models.heads.roi import SamplingSettings
 from segjax.models.heads.rpn import RPNSettings
 
 RECIPE = dataclasses.replace(
@@ -24,7 +25,8 @@ RECIPE = dataclasses.replace(
             candidates=(512, 256),
             proposals=(256, 128),
         ),
-        box=BoxSettings(samples=128, positive_fraction=0.5, candidates=1024, detections=100),
+        sampling=SamplingSettings(samples=128, positive_fraction=0.5),
+        box=BoxSettings(candidates=1024, detections=100),
     ),
     data=Data(
         format="voc",

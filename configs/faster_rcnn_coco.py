@@ -8,7 +8,8 @@ it wants a GPU for a day and the ImageNet weights of torchvision's ResNet-50.
 
 import pathlib
 
-from configs.base import Data, FasterRCNN, Optim, Recipe, Start
+from configs.base import Data, Optim, Recipe, Start
+from configs.models import FasterRCNN
 from segjax.data.buckets import buckets_for
 
 RECIPE = Recipe(

@@ -6,9 +6,10 @@ Seven minutes on two CPU cores, drawing the data and compiling included; box AP 
 Ren et al. 2016 with Lin et al. 2017; a ResNet of half width with group norm, since it starts from random weights.
 """
 
-from configs.base import Data, FasterRCNN, Optim, Recipe
-from segjax.models.faster_rcnn import PoolSettings
+from configs.base import Data, Optim, Recipe
+from configs.models import FasterRCNN
 from segjax.models.heads.box import BoxSettings
+from segjax.models.heads.roi import PoolSettings, SamplingSettings
 from segjax.models.heads.rpn import RPNSettings
 
 RECIPE = Recipe(
@@ -20,7 +21,7 @@ RECIPE = Recipe(
         # No object fills the picture: the last, largest stage is left out.
         stages=(1, 2, 3),
         channels=64,
-        hidden=128,
+        hidden=(128, 128),
         rpn=RPNSettings(
             # Scenes have objects of 20 to 110 pixels.
             anchor_sizes=((20.0,), (36.0,), (60.0,), (100.0,)),
@@ -29,7 +30,8 @@ RECIPE = Recipe(
             proposals=(128, 64),
         ),
         # Half of the sampled regions positive: in so short a run classes are learnt too slowly from a quarter.
-        box=BoxSettings(samples=64, positive_fraction=0.5, candidates=512, detections=50),
+        sampling=SamplingSettings(samples=64, positive_fraction=0.5),
+        box=BoxSettings(candidates=512, detections=50),
         pool=PoolSettings(canonical_size=112.0),
     ),
     data=Data(buckets=((128, 160), (160, 128)), capacity=10, flip=0.5),

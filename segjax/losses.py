@@ -25,9 +25,11 @@ def smooth_l1(predictions: Float[Array, "*n"], targets: Float[Array, "*n"], *, b
     return optax.losses.huber_loss(difference, delta=beta) / beta
 
 
-def sigmoid_cross_entropy(logits: Float[Array, "*n"], positive: Bool[Array, "*n"]) -> Float[Array, "*n"]:
-    """Binary cross-entropy of logits, elementwise."""
-    return optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), positive.astype(jnp.float32))
+def sigmoid_cross_entropy(
+    logits: Float[Array, "*n"], targets: Bool[Array, "*n"] | Float[Array, "*n"]
+) -> Float[Array, "*n"]:
+    """Binary cross-entropy of logits against probabilities, elementwise."""
+    return optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets.astype(jnp.float32))
 
 
 def softmax_cross_entropy(logits: Float[Array, "*n classes"], labels: Int[Array, "*n"]) -> Float[Array, "*n"]:

@@ -7,9 +7,10 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from configs.base import Data, FasterRCNN, Optim, Recipe
-from segjax.models.faster_rcnn import PoolSettings
+from configs.base import Data, Optim, Recipe
+from configs.models import FasterRCNN
 from segjax.models.heads.box import BoxSettings
+from segjax.models.heads.roi import PoolSettings, SamplingSettings
 from segjax.models.heads.rpn import RPNSettings
 from segjax.types import Batch, Instances
 
@@ -21,14 +22,15 @@ MODEL = FasterRCNN(
     norm="group",
     width=8,
     channels=16,
-    hidden=16,
+    hidden=(16, 16),
     rpn=RPNSettings(
         anchor_sizes=((8.0,), (16.0,), (24.0,), (32.0,), (48.0,)),
         samples=32,
         candidates=(48, 32),
         proposals=(32, 16),
     ),
-    box=BoxSettings(samples=16, candidates=48, detections=6),
+    sampling=SamplingSettings(samples=16),
+    box=BoxSettings(candidates=48, detections=6),
     pool=PoolSettings(canonical_size=32.0),
 )
 COLORS = np.array([[220, 40, 40], [40, 200, 60], [50, 80, 230]], np.uint8)

@@ -19,29 +19,27 @@ from tqdm import tqdm
 
 from configs.base import Part, Recipe
 from segjax.data.pipeline import Batches, prefetch_to_device
-from segjax.data.source import Source
-from segjax.evaluation.coco_ap import CocoAP
+from segjax.data.source import Source, Vocabulary
 from segjax.evaluation.evaluator import Evaluator
-from segjax.evaluation.voc_ap import VocAP
 from segjax.types import Batch, Model, Variables
 from train.checkpoints import Checkpoints
+from train.detection import DetectionTask
 from train.optim import optimizer
 from train.runtime import finite, load_run, one_sentence, say, setup, write_text
 from train.state import TrainState, state_shapes
 from train.step import data_mesh, shardings
 
-Predict = Callable[[Variables, jax.Array, jax.Array], Any]
+Predict = Callable[[Variables, Batch], Any]
 
 
 def jit_predict(model: Model, mesh: Mesh) -> Predict:
-    """`model.predict` as one program, its images shared out over `mesh`."""
+    """`model.predict` of a batch as one program, its images shared out over `mesh`."""
     whole, shared = shardings(mesh)
-    return jax.jit(model.predict, in_shardings=(whole, shared, shared), out_shardings=shared)
 
+    def predict(variables: Variables, batch: Batch) -> Any:
+        return model.predict(variables, batch.images, batch.sizes, **batch.given)
 
-def evaluators(source: Source, classes: tuple[str, ...]) -> tuple[CocoAP, VocAP]:
-    """The scores of a detector. `ValueError` where the model's class map is not the data's."""
-    return CocoAP(source, classes=classes), VocAP(source, classes=classes)
+    return jax.jit(predict, in_shardings=(whole, shared), out_shardings=shared)
 
 
 def run_evaluators(
@@ -64,7 +62,7 @@ def run_evaluators(
     for batch in tqdm(
         prefetch_to_device(batches, shared), total=batches.steps_per_epoch, desc="evaluating", unit="batch", leave=False
     ):
-        found = predict(variables, batch.images, batch.sizes)
+        found = predict(variables, batch)
         if ahead is not None:
             images += settle(*ahead)
         ahead = (batch, found)
@@ -75,28 +73,20 @@ def run_evaluators(
     return {**results, "images_per_second": images / seconds}
 
 
-def table(results: dict[str, float], classes: Sequence[str]) -> str:
-    """The twelve COCO numbers, VOC AP, and AP of each class, as text."""
-    lines = ["", "  " + "  ".join(f"{name:>9}" for name in COCO_NAMES[:6])]
-    lines += ["  " + "  ".join(f"{results[name]:9.3f}" for name in COCO_NAMES[:6]), ""]
-    lines += ["  " + "  ".join(f"{name:>9}" for name in COCO_NAMES[6:])]
-    lines += ["  " + "  ".join(f"{results[name]:9.3f}" for name in COCO_NAMES[6:]), ""]
-    lines += [f"  VOC AP (area) {results['VOC_AP']:.3f}, 11-point {results['VOC_AP_11point']:.3f}", ""]
-    width = max(map(len, classes))
-    lines += [f"  {'class':<{width}}  {'AP':>6}  {'AP50':>6}"]
-    lines += [f"  {name:<{width}}  {results[f'AP/{name}']:6.3f}  {results[f'AP50/{name}']:6.3f}" for name in classes]
-    return "\n".join(lines)
+def vocabulary_of(source: Source) -> Vocabulary:
+    """What the labels of a data set mean."""
+    return Vocabulary(source.classes, source.keypoints)
 
 
-COCO_NAMES = (
-    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
-    *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
-)
+def build(recipe: Recipe, vocabulary: Vocabulary) -> Model:
+    """The model of a recipe for these labels."""
+    joints = len(vocabulary.keypoints.names) if vocabulary.keypoints else 0
+    return recipe.model.build(len(vocabulary.classes), joints)
 
 
-def restore_run(recipe: Recipe, classes: tuple[str, ...], mesh: Mesh) -> tuple[Model, TrainState]:
+def restore_run(recipe: Recipe, vocabulary: Vocabulary, mesh: Mesh) -> tuple[Model, TrainState]:
     """The model of a run and its newest state. `ValueError` where the run has no checkpoint, or of other classes."""
-    model = recipe.model.build(len(classes))
+    model = build(recipe, vocabulary)
     transform = optimizer(recipe.optim, recipe.steps)
     height, width = recipe.data.buckets[0]
 
@@ -105,9 +95,10 @@ def restore_run(recipe: Recipe, classes: tuple[str, ...], mesh: Mesh) -> tuple[M
     whole = shardings(mesh)[0]
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), new)
     restored = Checkpoints(recipe.run).restore(shapes)
-    if restored.classes != classes:
+    if restored.classes != vocabulary.classes:
         raise ValueError(
-            f"{recipe.run}: the checkpoint's classes {restored.classes} are not those of config.json {classes}; "
+            f"{recipe.run}: the checkpoint's classes {restored.classes} are not those of config.json "
+            f"{vocabulary.classes}; "
             "the two files are of different runs."
         )
     return model, restored.state
@@ -137,20 +128,20 @@ def main(arguments: list[str]) -> None:
     setup()
     args = tyro.cli(Arguments, args=arguments, prog="python -m train.evaluate")
     with one_sentence():
-        _, recipe, classes = load_run(args.run)
+        _, recipe, vocabulary = load_run(args.run)
         data = recipe.data if args.data_root is None else dataclasses.replace(recipe.data, root=args.data_root)
-        source = data.source(args.part)
+        source = data.source(args.part, fields=recipe.model.fields)
         mesh = data_mesh(recipe.devices)
-        scores = evaluators(source, classes)
-        model, state = restore_run(recipe, classes, mesh)
-        batches = data.evaluation(source, batch_size=recipe.eval_batch_size)
+        task = DetectionTask(recipe.model, source, vocabulary)
+        model, state = restore_run(recipe, vocabulary, mesh)
+        batches = data.evaluation(source, batch_size=recipe.eval_batch_size, part=args.part)
         say(f"evaluating step {int(state.step)} of {args.run} on {len(source)} images of {source.name}")
-        results = run_evaluators(jit_predict(model, mesh), state.variables, batches, scores, mesh)
+        results = run_evaluators(jit_predict(model, mesh), state.variables, batches, task.evaluators, mesh)
     if len(source.problems):
         say(source.problems.summary())
-    print(table(results, classes))
+    print(task.table(results))
     write_text(args.run / f"results_{args.part}.json", json.dumps(finite(results), indent=2) + "\n")
-    write_text(args.run / f"detections_{args.part}.json", json.dumps(scores[0].results()) + "\n")
+    write_text(args.run / f"detections_{args.part}.json", json.dumps(task.found()) + "\n")
     say(f"scores: {args.run}/results_{args.part}.json, detections: {args.run}/detections_{args.part}.json")
 
 

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
             if not getattr(data, part):
                 continue
             with told(f"{name}: inspecting {part}"):
-                source = data.source(part, classes, segmentations=True)
+                source = data.source(part, classes, fields=recipe.model.fields, segmentations=True)
                 out = recipe.run / f"inspect_{part}.png"
                 found = inspect_source(source, data.buckets, data.capacity, out)
             classes = source.classes

@@ -4,13 +4,12 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from configs.base import Recipe
 from train import evaluate as evaluation
+from train.detection import DetectionTask
 from train.metrics import Metrics
 from train.optim import schedule
-from train.report_detection import write_detection_report
 from train.run import Run, facts, finished, read_data, start
 from train.runtime import check_same, save_run, say
 from train.state import TrainState
@@ -22,24 +21,25 @@ def train(name: str, recipe: Recipe) -> dict[str, float] | None:
     Returns the final scores; None where SIGTERM or SIGINT stopped it, with everything saved.
     """
     source, val = read_data(recipe)
+    vocabulary = evaluation.vocabulary_of(source)
     if (recipe.run / "config.json").exists():
-        check_same(recipe.run, recipe, source.classes)
+        check_same(recipe.run, recipe, vocabulary)
     recipe.run.mkdir(parents=True, exist_ok=True)
-    save_run(name, recipe, source.classes)
+    save_run(name, recipe, vocabulary)
     run = start(recipe, source, val)
     predict = evaluation.jit_predict(run.model, run.mesh)
     rate = schedule(recipe.optim, recipe.steps)
     first = int(run.state.step)
     metrics = Metrics(recipe.run, start=first, steps=recipe.steps, batch_size=recipe.batch_size, rate=rate)
 
-    def score(state: TrainState) -> tuple[dict[str, float], tuple[Any, ...]]:
+    def score(state: TrainState) -> tuple[dict[str, float], DetectionTask]:
         begin = time.perf_counter()
-        scores = evaluation.evaluators(val, source.classes)
+        task = DetectionTask(recipe.model, val, vocabulary)
         batches = recipe.data.evaluation(val, batch_size=recipe.eval_batch_size)
-        results = evaluation.run_evaluators(predict, state.variables, batches, scores, run.mesh)
+        results = evaluation.run_evaluators(predict, state.variables, batches, task.evaluators, run.mesh)
         metrics.evaluated(int(state.step), results)
         metrics.exclude(time.perf_counter() - begin)
-        return results, scores
+        return results, task
 
     with stop_signals() as stop, metrics:
         with finished(run):
@@ -57,12 +57,13 @@ def train(name: str, recipe: Recipe) -> dict[str, float] | None:
                     say(f"stopped at step {n}; the same command continues from there")
                     break
                 if recipe.eval_every and n % recipe.eval_every == 0 and not last:
-                    say(f"\nstep {n}: AP {score(state)[0]['AP']:.3f}")
+                    results, task = score(state)
+                    say(f"\nstep {n}: {task.headline(results)}")
         if stop.asked:
             return None
-        results, scores = score(state)
-    print(evaluation.table(results, source.classes))
-    page = write_detection_report(recipe.run, val, results, scores[0], facts=facts(run))
+        results, task = score(state)
+    print(task.table(results))
+    page = task.report(recipe.run, results, facts(run))
     say(f"report with pictures: {page}")
     return results
 

@@ -13,6 +13,7 @@ import sys
 import tyro
 
 from segjax.data.files import ImageFiles
+from segjax.data.proposals import ProposalFile
 from segjax.evaluation.evaluator import CollectedDetections, DetectionCollector
 from segjax.visualize import draw_objects, save_png
 from train.evaluate import jit_predict, restore_run, run_evaluators
@@ -32,16 +33,28 @@ class Arguments:
     """Where pictures and detections.json go; RUN/predictions by default."""
     score: float = 0.5
     """Detections below it are left out of the pictures; detections.json has them all."""
+    proposals: pathlib.Path | None = None
+    """A file of proposals (`segjax.data.proposals`) for a Fast R-CNN; its image ids are the images' paths."""
 
 
-def predict(run: pathlib.Path, paths: tuple[pathlib.Path, ...], *, out: pathlib.Path, score: float) -> int:
+def predict(
+    run: pathlib.Path,
+    paths: tuple[pathlib.Path, ...],
+    *,
+    out: pathlib.Path,
+    score: float,
+    proposals: pathlib.Path | None = None,
+) -> int:
     """Predicts all images, writes pictures and JSON under `out`, and returns the number of detections drawn."""
-    _, recipe, classes = load_run(run)
-    source = ImageFiles(paths, classes=classes)
+    _, recipe, vocabulary = load_run(run)
+    classes = vocabulary.classes
+    source = ImageFiles(paths, classes=classes, keypoints=vocabulary.keypoints)
     mesh = data_mesh(recipe.devices)
-    model, state = restore_run(recipe, classes, mesh)
+    model, state = restore_run(recipe, vocabulary, mesh)
     found = Found(source, classes=classes)
-    batches = recipe.data.evaluation(source, batch_size=recipe.eval_batch_size)
+    boxes = ProposalFile(proposals, source) if proposals else None
+    data = dataclasses.replace(recipe.data, proposals=("", "", ""))
+    batches = data.evaluation(source, batch_size=recipe.eval_batch_size, proposals=boxes)
     run_evaluators(jit_predict(model, mesh), state.variables, batches, [found], mesh)
     out.mkdir(parents=True, exist_ok=True)
     rows = found.collected()
@@ -84,7 +97,9 @@ def main(arguments: list[str]) -> None:
     with one_sentence():
         if not args.images:
             raise ValueError("name at least one image or folder after the run.")
-        predict(args.run, args.images, out=args.out or args.run / "predictions", score=args.score)
+        predict(
+            args.run, args.images, out=args.out or args.run / "predictions", score=args.score, proposals=args.proposals
+        )
 
 
 if __name__ == "__main__":

@@ -37,9 +37,12 @@ class Run(NamedTuple):
 def read_data(recipe: Recipe) -> tuple[Source, Source]:
     """The parts to train and to evaluate on, their faults said."""
     with told("reading the data"):
-        source, val = recipe.data.source("train"), recipe.data.source("val")
+        fields = recipe.model.fields
+        source, val = (recipe.data.source(part, fields=fields) for part in ("train", "val"))
     if source.classes != val.classes:
         raise ValueError(f"the training data has the classes {source.classes}, the validation data {val.classes}.")
+    if source.keypoints != val.keypoints:
+        raise ValueError("the training and the validation data have not the same joints; use one list in both.")
     say(f"{len(source)} images to train on, {len(val)} to evaluate on; classes: {', '.join(source.classes)}")
     for part in (source, val):
         if len(part.problems):
@@ -52,9 +55,10 @@ def start(recipe: Recipe, source: Source, val: Source) -> Run:
     mesh = data_mesh(recipe.devices)
     whole, shared = shardings(mesh)
     say(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}; run folder {recipe.run}")
-    model = recipe.model.build(len(source.classes))
+    model = evaluation.build(recipe, evaluation.vocabulary_of(source))
     transform = optimizer(recipe.optim, recipe.steps)
-    feed = prefetch_to_device(recipe.data.training(source, batch_size=recipe.batch_size, seed=recipe.seed), shared)
+    batches = recipe.data.training(source, batch_size=recipe.batch_size, seed=recipe.seed, fields=recipe.model.fields)
+    feed = prefetch_to_device(batches, shared)
     with told("making the model"):
         state = jax.device_put(first_state(recipe, model, mesh), whole)
     say(f"{sum(x.size for x in jax.tree.leaves(state.params)) / 1e6:.2f} million parameters")
@@ -91,16 +95,21 @@ def first_state(recipe: Recipe, model: Model, mesh: Mesh) -> TrainState:
         average=optim.ema_decay is not None,
         loaded=load_start(recipe.start, mesh),
     )
+    begun = ", ".join(map(str, recipe.start.runs)) or recipe.start.weights
     for path, reason in unused.items():
-        say(f"{recipe.start.run or recipe.start.weights}: {path} is not used: {reason}")
+        say(f"{begun}: {path} is not used: {reason}")
     return state
 
 
 def load_start(start: Start, mesh: Mesh) -> Variables | None:
     """The variables that a recipe starts from, None where it starts from nothing."""
-    if start.run is not None:
-        _, recipe, classes = load_run(start.run)
-        return evaluation.restore_run(recipe, classes, mesh)[1].variables
+    if start.runs:
+        loaded: Variables = {}
+        for run in start.runs:
+            _, recipe, vocabulary = load_run(run)
+            own = evaluation.restore_run(recipe, vocabulary, mesh)[1].variables
+            loaded = {name: {**loaded.get(name, {}), **own.get(name, {})} for name in loaded.keys() | own.keys()}
+        return loaded
     if start.weights is not None:
         weights = pretrained.read_weights(start.weights)
         return pretrained.from_torchvision(start.name, weights, epsilon=start.epsilon)

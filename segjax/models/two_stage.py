@@ -57,9 +57,7 @@ class RegionProposals(NamedTuple):
             )
         shapes = [(f.shape[1], f.shape[2]) for f in features]
         strides = [(shape[0] // h, shape[1] // w) for h, w in shapes]
-        return pyramid_anchors(
-            shapes, strides=strides, sizes=self.settings.anchor_sizes, ratios=self.settings.ratios
-        )
+        return pyramid_anchors(shapes, strides=strides, sizes=self.settings.anchor_sizes, ratios=self.settings.ratios)
 
 
 class Regions(NamedTuple):
@@ -87,7 +85,7 @@ class Regions(NamedTuple):
         proposals: Proposals,
         batch: Batch,
     ) -> tuple[Losses, Variables]:
-        """The terms of all heads on regions sampled from the proposals. `keys` sample, one an image; `key` drops out."""
+        """The terms of all heads on regions sampled from the proposals. `keys`: one an image; `key`: for dropout."""
         sampled = sample_rois(keys, proposals, batch.instances, self.sampling)
         terms: Losses = {}
         for name, head in self.heads.items():
@@ -151,6 +149,7 @@ def two_stage(trunk: Trunk, rpn: RegionProposals | None, regions: Regions | None
         maps, variables = parts.init(key, {}, "backbone", images)
         features, variables = parts.init(key, variables, "neck", maps)
         if rpn:
+            rpn.anchors(images.shape[1:3], features)  # where the settings do not fit, this says so
             _, variables = parts.init(key, variables, "rpn", features)
         return regions.init(key, parts, variables, features[0].shape[-1]) if regions else variables
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 # Rows of a mask unpacked at once, and regions cropped at once off the CPU, where a step should fill the device.
 ROWS = 64
-REGIONS = 32
+REGIONS = 64
 # Bytes of float32 pixels that mask_iou holds at once.
 CHUNK_BYTES = 32 << 20
 
@@ -52,7 +52,8 @@ def crop_targets(
     boxes: Float[Array, "s 4"],
     *,
     size: int = 28,
-    width: int,
+    width: int | Int[Array, ""],
+    height: int | Int[Array, ""] | None = None,
 ) -> Float[Array, "s size size"]:
     """What a mask head should say of each box: the mask of its object, resampled to size x size, values in 0..1.
 
@@ -67,24 +68,29 @@ def crop_targets(
         boxes: `xyxy` in pixels of the masks. They may leave the image, where there is no mask; a side shorter than a
             pixel counts as one, so that boxes of zeros (padding) give finite numbers.
         size: bins along a side.
-        width: pixels in a row of the masks.
+        width, height: of the image in pixels, where the masks may be padded below and to the right; the height is that
+            of the masks by default. Samples beyond an edge of the image take the pixel at the edge.
 
     Raises:
-        ValueError: `width` is not that of the masks, or size is below 1.
+        ValueError: `width` is a number and not that of the masks, or size is below 1.
     """
-    _check_width(masks, width)
+    if isinstance(width, int):
+        _check_width(masks, width)
+    height = masks.shape[1] if height is None else height
     if size < 1:
         raise ValueError(f"size must be 1 or more bins, not {size}.")
-    if 0 in (masks.shape[0], masks.shape[1], width, boxes.shape[0]):
+    if 0 in (*masks.shape, boxes.shape[0]):
         return jnp.zeros((boxes.shape[0], size, size), jnp.float32)
 
-    def crop(chunk, masks, target, boxes):
-        one = lambda region: _crop(masks, *region, size, width)  # noqa: E731
+    extent = jnp.asarray(height, jnp.int32), jnp.asarray(width, jnp.int32)
+
+    def crop(chunk, masks, target, boxes, extent):
+        one = lambda region: _crop(masks, *region, size, extent)  # noqa: E731
         return jax.lax.map(one, (target, boxes), batch_size=chunk)
 
     boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32)
     cpu, other = functools.partial(crop, None), functools.partial(crop, min(REGIONS, boxes.shape[0]))
-    return jax.lax.platform_dependent(masks, target, boxes, cpu=cpu, default=other)
+    return jax.lax.platform_dependent(masks, target, boxes, extent, cpu=cpu, default=other)
 
 
 def paste(masks: Float[Array, "n m m"], boxes: Float[Array, "n 4"], *, size: tuple[int, int]) -> Float[Array, "n h w"]:
@@ -149,10 +155,11 @@ def _bits(packed):
     return bits.reshape(*packed.shape[:-1], 8 * packed.shape[-1])
 
 
-def _crop(masks, target, box, size, width):
-    """RoIAlign [size, size] of one packed mask."""
-    _, height, row_bytes = masks.shape
-    rows = min(ROWS, height)
+def _crop(masks, target, box, size, extent):
+    """RoIAlign [size, size] of one packed mask, of which `extent` (height, width) is the image."""
+    _, all_rows, row_bytes = masks.shape
+    height, width = extent
+    rows = min(ROWS, all_rows)
     x1, y1, x2, y2 = box
     # Samples reach a pixel beyond the box, and a box is at least a pixel high.
     first = jnp.clip(jnp.floor(y1) - 1, 0, height).astype(jnp.int32)
@@ -161,7 +168,7 @@ def _crop(masks, target, box, size, width):
     def add(i, total):
         # The last band may reach back into the one before; the rows that has had are left out.
         begin = first + i * rows
-        start = jnp.minimum(begin, height - rows)
+        start = jnp.minimum(begin, all_rows - rows)
         band = jax.lax.dynamic_slice(masks, (target, start, jnp.int32(0)), (1, rows, row_bytes))[0]
         cells = start + jnp.arange(rows, dtype=jnp.int32)
         weights = jnp.where((cells >= begin)[None, :], _bin_weights(y1, y2, cells, height, size), 0)
@@ -183,6 +190,7 @@ def _bin_weights(start, end, cells, extent, bins):
     # one step: 500 pixels from the corner the last bit of a coordinate shows in the fifth digit of the result.
     corner = start + jnp.minimum(jnp.arange(bins, dtype=jnp.float32) * step, side)[:, None]
     cells = cells.astype(jnp.float32)[None, :]
+    extent = extent.astype(jnp.float32)
     # Only samples less than a cell away count. Where a bin has several they are half a cell apart or more, so these are
     # five in a row at most, and a sixth allows for rounding where they begin.
     earliest = jnp.clip(jnp.floor((cells - 1 - corner) * samples / step - 0.5), 0, samples)

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from segjax.models.faster_rcnn import faster_rcnn
-from segjax.models.heads.box import BoxOutputs
+from segjax.models.heads.box import BoxHead, BoxOutputs
 from segjax.models.heads.rpn import RPNHead, RPNSettings
 from segjax.models.layers.fpn import FPN
 from segjax.models.layers.resnet import ResNet
@@ -40,8 +40,8 @@ def widened(batch: Batch, capacity: int) -> Batch:
 @pytest.fixture(scope="module")
 def model():
     # Fewer samples than the 16 objects of "more objects than samples".
-    rpn, box = dataclasses.replace(tiny.MODEL.rpn, samples=12), dataclasses.replace(tiny.MODEL.box, samples=12)
-    return dataclasses.replace(tiny.MODEL, rpn=rpn, box=box).build(3)
+    rpn, sampling = (dataclasses.replace(part, samples=12) for part in (tiny.MODEL.rpn, tiny.MODEL.sampling))
+    return dataclasses.replace(tiny.MODEL, rpn=rpn, sampling=sampling).build(3)
 
 
 @pytest.fixture(scope="module")
@@ -192,12 +192,14 @@ def test_bfloat16_is_close_and_its_losses_are_float32(gradient, variables, key):
     assert [x.dtype for x in found] == [jnp.float32] * 2
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"rpn": RPNSettings(anchor_sizes=((8.0,), (16.0,)))}, "rpn.anchor_sizes has 2 entries for 5 pyramid levels"),
+@pytest.mark.parametrize("sizes, message", [
+    (((8.0,), (16.0,)), "rpn.anchor_sizes has 2 entries for 5 feature maps; give one tuple each"),
+    (((8.0,), (16.0,), (24.0,), (32.0,), (8.0, 9.0)), "give each map as many"),
 ])  # fmt: skip
-def test_wrong_settings_are_refused(changes, message):
+def test_anchors_must_fit_the_maps(sizes, message, key):
     with pytest.raises(ValueError, match=message):
-        faster_rcnn(3, **changes)
+        config = dataclasses.replace(tiny.MODEL, rpn=RPNSettings(anchor_sizes=sizes))
+        jax.eval_shape(config.build(3).init, key, tiny.batch_of(tiny.TWO))
 
 
 @pytest.mark.parametrize("classes", [0, -1])
@@ -248,13 +250,13 @@ def test_the_default_has_torchvisions_number_of_parameters(key):
     assert sum(x.size for x in jax.tree.leaves(shapes["frozen"])) == 4 * 26_560
 
 
-class LinearBoxHead(nn.Module):
-    """A box head of a user's own: one layer."""
+class LinearBoxNetwork(nn.Module):
+    """A box network of a user's own: one layer."""
 
     @nn.compact
-    def __call__(self, rois):
-        x = rois.reshape(*rois.shape[:2], -1)
-        deltas = nn.Dense(16, name="box")(x).reshape(*rois.shape[:2], 4, 4)
+    def __call__(self, features, *, valid, train=False):
+        x = features.reshape(*valid.shape, -1)
+        deltas = nn.Dense(16, name="box")(x).reshape(*valid.shape, 4, 4)
         return BoxOutputs(nn.Dense(4, name="class")(x), deltas)
 
 
@@ -265,10 +267,9 @@ def test_heads_and_neck_can_be_brought_along():
         backbone=ResNet(18, "group", 8),
         neck=FPN(8),
         rpn_head=RPNHead(3),
-        box_head=LinearBoxHead(),
+        heads={"box": BoxHead(LinearBoxNetwork(), config.box, config.pool)},
         rpn=config.rpn,
-        box=config.box,
-        pool=config.pool,
+        sampling=config.sampling,
     )
     batch = tiny.batch_of(tiny.TWO)
     variables = jax.jit(model.init)(jax.random.key(0), batch)

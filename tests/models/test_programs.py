@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs.base import FasterRCNN
+from configs.models import FasterRCNN
 from tests import tiny
 from tests.models.test_faster_rcnn import overlap
 

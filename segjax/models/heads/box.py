@@ -7,26 +7,23 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from segjax.losses import masked_sum, safe_divide, smooth_l1, softmax_cross_entropy
-from segjax.models.heads.rpn import Proposals
+from segjax.models.heads.roi import PoolSettings, RoIs, region_convolutions
+from segjax.models.layers.norms import NormName, norm_layer
+from segjax.models.layers.resnet import BLOCKS, Stage
 from segjax.ops import boxes as box_ops
-from segjax.ops.matching import IGNORE, match
 from segjax.ops.nms import batched_nms, top_detections
-from segjax.ops.sampling import Samples, sample_balanced
-from segjax.types import Detections, Instances
+from segjax.types import Detections, Instances, Losses
+
+Regions = Float[Array, "b s h w c"]
 
 
 @dataclasses.dataclass(frozen=True)
 class BoxSettings:
     """The numbers of a box head; the defaults are torchvision's."""
 
-    threshold: float = 0.5
-    """Proposals with at least this IoU with an object are positive, the others negative."""
-    samples: int = 512
-    """Proposals sampled per image for the losses."""
-    positive_fraction: float = 0.25
     weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     """Weights of (x, y, w, h) in the box deltas."""
     score_threshold: float = 0.05
@@ -40,96 +37,115 @@ class BoxSettings:
     """Detections with a smaller side, in pixels, are dropped."""
 
 
-class RoISamples(NamedTuple):
-    """The regions that RoI heads are trained on, and what each was matched to."""
-
-    boxes: Float[Array, "*b s 4"]
-    target: Int[Array, "*b s"]
-    """Index of the matched object among the image's instances."""
-    chosen: Samples
-    """Which of them are positive, and which are padding."""
-
-
 class BoxOutputs(NamedTuple):
-    """What the head says of every region. Column 0 is the background; class id c is column c + 1."""
+    """What the network says of every region. Column 0 is the background; class id c is column c + 1."""
 
     logits: Float[Array, "*b s columns"]
     deltas: Float[Array, "*b s columns 4"]
 
 
-class BoxHead(nn.Module):
-    """Two hidden layers over the pooled features of a region, then class logits and per-class box deltas."""
+class BoxNetwork(nn.Module):
+    """Convolutions over a region's map if there are any, hidden layers over all of it, then classes and deltas.
+
+    Two hidden layers are Fast R-CNN's head (section 2.1, and torchvision's `TwoMLPHead`); four convolutions with a norm
+    and one hidden layer that of torchvision's `_v2` detectors (Li et al. 2021).
+    """
 
     classes: int
-    hidden: int = 1024
+    hidden: tuple[int, ...] = (1024, 1024)
+    convolutions: tuple[int, ...] = ()
+    """Channels of each 3x3 convolution."""
+    norm: NormName = "batch"
+    """Behind each convolution."""
+    dropout: float = 0.0
+    """Share of the hidden units left out in training."""
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Float[Array, "b s h w c"]) -> BoxOutputs:
-        """Logits and deltas, float32."""
-        columns = self.classes + 1
-        x = features.reshape(*features.shape[:2], -1)
-        for name in ("fc6", "fc7"):
-            x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name=name)(x))
-        logits = nn.Dense(columns, dtype=self.dtype, kernel_init=nn.initializers.normal(0.01), name="class")(x)
-        deltas = nn.Dense(4 * columns, dtype=self.dtype, kernel_init=nn.initializers.normal(0.001), name="box")(x)
-        deltas = deltas.reshape(*deltas.shape[:2], columns, 4)
-        return BoxOutputs(logits.astype(jnp.float32), deltas.astype(jnp.float32))
+    def __call__(self, features: Regions, *, valid: Bool[Array, "b s"], train: bool = False) -> BoxOutputs:
+        """Logits and deltas of every region."""
+        x = region_convolutions(features, self.convolutions, norm=self.norm, valid=valid, train=train, dtype=self.dtype)
+        x = x.reshape(*valid.shape, -1)
+        for i, width in enumerate(self.hidden, start=6):
+            x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"fc{i}")(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return _classes_and_boxes(x, self.classes, self.dtype)
 
 
-def sample_rois(keys: Key[Array, "b"], proposals: Proposals, instances: Instances, settings: BoxSettings) -> RoISamples:
-    """A fixed number of regions per image from its proposals and its ground truth, balanced between kinds.
+class StageBoxNetwork(nn.Module):
+    """A ResNet's last stage on every region, its mean, then classes and deltas (He et al. 2016, appendix A)."""
 
-    The ground-truth boxes join the proposals, so that there are positives from the first step on (torchvision and
-    Detectron do the same).
-    """
+    classes: int
+    depth: int = 50
+    norm: NormName = "frozen_batch"
+    width: int = 64
+    """Of the ResNet's stem."""
+    dtype: DTypeLike = jnp.float32
 
-    def of_image(key, proposals, instances):
-        boxes = jnp.concatenate([proposals.boxes, instances.boxes])
-        valid = jnp.concatenate([proposals.valid, instances.valid])
-        threshold = settings.threshold
-        matches = match(
-            boxes, instances.boxes, instances.valid, positive_threshold=threshold, negative_threshold=threshold
-        )
-        status = jnp.where(valid, matches.status, IGNORE)
-        chosen = sample_balanced(key, status, count=settings.samples, positive_fraction=settings.positive_fraction)
-        i = chosen.indices
-        return RoISamples(jnp.where(chosen.valid[:, None], boxes[i], 0.0), matches.target[i], chosen)
-
-    return jax.lax.stop_gradient(jax.vmap(of_image)(keys, proposals, instances))
+    @nn.compact
+    def __call__(self, features: Regions, *, valid: Bool[Array, "b s"], train: bool = False) -> BoxOutputs:
+        """Logits and deltas of every region."""
+        bottleneck, blocks = BLOCKS[self.depth]
+        norm = norm_layer(self.norm, dtype=self.dtype)
+        stage = Stage(blocks[3], 8 * self.width, 2, bottleneck, norm, self.dtype, name="layer4")
+        x = stage(features.reshape(-1, *features.shape[2:]), train=train)
+        return _classes_and_boxes(x.mean((1, 2)).reshape(*valid.shape, -1), self.classes, self.dtype)
 
 
-def box_losses(
-    outputs: BoxOutputs, rois: RoISamples, instances: Instances, settings: BoxSettings
-) -> dict[str, Float[Array, ""]]:
-    """Cross-entropy over all sampled regions and smooth L1 over the positive ones, of their own class's deltas.
-
-    Both are divided by the number of regions sampled in the whole batch, as torchvision does.
-    """
-
-    def of_image(logits, deltas, rois, instances):
-        positive, valid = rois.chosen.positive & rois.chosen.valid, rois.chosen.valid
-        column = jnp.where(positive, instances.labels[rois.target] + 1, 0)
-        targets = box_ops.encode(instances.boxes[rois.target], rois.boxes, weights=settings.weights)
-        own = jnp.take_along_axis(deltas, column[:, None, None], axis=1)[:, 0]
-        classes = masked_sum(softmax_cross_entropy(logits, column), valid)
-        box = masked_sum(smooth_l1(own, targets, beta=1 / 9).sum(-1), positive)
-        return classes, box, jnp.sum(valid, dtype=jnp.float32)
-
-    classes, box, count = jax.tree.map(jnp.sum, jax.vmap(of_image)(*outputs, rois, instances))
-    return {"class": safe_divide(classes, count), "box": safe_divide(box, count)}
+def _classes_and_boxes(x: Float[Array, "b s features"], classes: int, dtype: DTypeLike) -> BoxOutputs:
+    """The last two layers of every box network, of the module that calls this."""
+    columns = classes + 1
+    logits = nn.Dense(columns, dtype=dtype, kernel_init=nn.initializers.normal(0.01), name="class")(x)
+    deltas = nn.Dense(4 * columns, dtype=dtype, kernel_init=nn.initializers.normal(0.001), name="box")(x)
+    deltas = deltas.reshape(*deltas.shape[:2], columns, 4)
+    return BoxOutputs(logits.astype(jnp.float32), deltas.astype(jnp.float32))
 
 
-def detect(outputs: BoxOutputs, proposals: Proposals, sizes: Int[Array, "b 2"], settings: BoxSettings) -> Detections:
-    """Detections from the head's outputs: the best (proposal, class) pairs, decoded and thinned by NMS per class."""
+class BoxTargets(NamedTuple):
+    """What each region should be."""
 
-    def of_image(logits, deltas, proposals, size):
-        scores = jax.nn.softmax(logits)[:, 1:]
+    column: Int[Array, "*b s"]
+    """Its class's column, 0 for the background."""
+    deltas: Float[Array, "*b s 4"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxHead:
+    """Fast R-CNN's head: regions become detections. A `segjax.models.heads.roi.RoIHead`."""
+
+    network: nn.Module
+    """To `BoxOutputs`: a `BoxNetwork`, a `StageBoxNetwork`, or another."""
+    settings: BoxSettings = BoxSettings()
+    pool: PoolSettings = PoolSettings()
+    positives_only: bool = False
+
+    def targets(self, rois: RoIs, instances: Instances, size: Int[Array, "2"]) -> BoxTargets:
+        """Class and box deltas of the object that each region was matched to."""
+        del size
+        column = jnp.where(rois.positive, instances.labels[rois.target] + 1, 0)
+        deltas = box_ops.encode(instances.boxes[rois.target], rois.boxes, weights=self.settings.weights)
+        return BoxTargets(column, deltas)
+
+    def losses(self, outputs: BoxOutputs, targets: BoxTargets, rois: RoIs) -> Losses:
+        """Cross-entropy over all sampled regions and smooth L1 over the positive ones, of their own class's deltas.
+
+        Both are divided by the number of regions sampled in the whole batch, as torchvision does.
+        """
+        own = jnp.take_along_axis(outputs.deltas, targets.column[..., None, None], axis=2)[:, :, 0]
+        classes = masked_sum(softmax_cross_entropy(outputs.logits, targets.column), rois.valid)
+        box = masked_sum(smooth_l1(own, targets.deltas, beta=1 / 9).sum(-1), rois.positive)
+        count = jnp.sum(rois.valid, dtype=jnp.float32)
+        return {"class": safe_divide(classes, count), "box": safe_divide(box, count)}
+
+    def decode(self, outputs: BoxOutputs, detections: Detections, size: Int[Array, "2"]) -> Detections:
+        """The best (region, class) pairs, decoded and thinned by NMS per class."""
+        settings = self.settings
+        scores = jax.nn.softmax(outputs.logits)[:, 1:]
         classes = scores.shape[1]
-        scores = jnp.where(proposals.valid[:, None] & (scores > settings.score_threshold), scores, -jnp.inf)
+        scores = jnp.where(detections.valid[:, None] & (scores > settings.score_threshold), scores, -jnp.inf)
         scores, top = jax.lax.top_k(scores.reshape(-1), min(settings.candidates, scores.size))
         row, label = top // classes, top % classes
-        boxes = box_ops.decode(deltas[row, label + 1], proposals.boxes[row], weights=settings.weights)
+        boxes = box_ops.decode(outputs.deltas[row, label + 1], detections.boxes[row], weights=settings.weights)
         boxes = box_ops.clip(boxes, size)
         valid = jnp.isfinite(scores) & jnp.all(boxes[:, 2:] - boxes[:, :2] >= settings.min_size, axis=-1)
         keep = batched_nms(
@@ -148,5 +164,3 @@ def detect(outputs: BoxOutputs, proposals: Proposals, sizes: Int[Array, "b 2"], 
             labels=jnp.where(valid, label[best], 0).astype(jnp.int32),
             valid=valid,
         )
-
-    return jax.vmap(of_image)(*outputs, proposals, sizes)

@@ -7,13 +7,16 @@ The box, mask and keypoint heads are made of nothing else, and a model takes any
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from segjax.models.layers.conv import Conv
+from segjax.models.layers.norms import NormName, norm_layer
 from segjax.ops.matching import IGNORE, NEGATIVE, match
 from segjax.ops.roi import multilevel_roi_align, roi_pool
 from segjax.ops.sampling import sample_balanced
@@ -64,6 +67,7 @@ class RoIs(NamedTuple):
     valid: Bool[Array, "*b s"]
 
 
+@runtime_checkable
 class RoIHead(Protocol):
     """What a model needs of a head. A frozen dataclass with these members is one; nothing is to be inherited.
 
@@ -80,8 +84,11 @@ class RoIHead(Protocol):
     positives_only: bool
     """Train on the regions of objects alone: `rois` then has only the slots that these can have."""
 
-    def targets(self, rois: RoIs, instances: Instances) -> Any:
-        """What the network should say of each region, [s, ...], from the objects of the image. No gradient flows."""
+    def targets(self, rois: RoIs, instances: Instances, size: Int[Array, "2"]) -> Any:
+        """What the network should say of each region, [s, ...], from the objects of the image. No gradient flows.
+
+        `size` is the image's (height, width) without padding, in pixels.
+        """
         ...
 
     def losses(self, outputs: Any, targets: Any, rois: RoIs) -> Losses:
@@ -109,7 +116,8 @@ def sample_rois(keys: Key[Array, "b"], proposals: Proposals, instances: Instance
         regions = jnp.concatenate([proposals.boxes, boxes])
         present = jnp.concatenate([proposals.valid, valid])
         matches = match(regions, boxes, valid, positive_threshold=settings.threshold, negative_threshold=high)
-        usable = present & ((matches.status != NEGATIVE) | (matches.quality >= low))
+        # Where there is no object at all, every proposal is a negative.
+        usable = present & ((matches.status != NEGATIVE) | (matches.quality >= low) | ~jnp.any(valid))
         status = jnp.where(usable, matches.status, IGNORE)
         chosen = sample_balanced(key, status, count=settings.samples, positive_fraction=settings.positive_fraction)
         i = chosen.indices
@@ -150,3 +158,28 @@ def pool_rois(
         canonical_size=settings.canonical_size,
     )
     return jax.vmap(lambda maps, b, v: pool(maps, b, valid=v))(list(features[: len(strides)]), boxes, valid)
+
+
+def region_convolutions(
+    features: Float[Array, "b s h w c"],
+    channels: Sequence[int],
+    *,
+    norm: NormName | None = None,
+    valid: Bool[Array, "b s"],
+    train: bool,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "b s h w c2"]:
+    """3x3 convolutions over the maps of all regions, each rectified and named conv0, conv1, ... in the calling module.
+
+    Args:
+      channels: of each convolution; none leaves the features as they are.
+      norm: between each convolution and its rectifier, named norm0, norm1, ...; its statistics, where it takes them
+        over the batch, are of the valid regions alone.
+    """
+    x = features.reshape(-1, *features.shape[2:])
+    for i, width in enumerate(channels):
+        x = Conv(width, 3, bias=norm is None, dtype=dtype, name=f"conv{i}")(x)
+        if norm is not None:
+            x = norm_layer(norm, dtype=dtype)(name=f"norm{i}")(x, train=train, valid=valid.reshape(-1))
+        x = nn.relu(x)
+    return x.reshape(*features.shape[:2], *x.shape[1:])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from segjax.losses import masked_sum, safe_divide, sigmoid_cross_entropy, smooth_l1
 from segjax.models.layers.conv import Conv
@@ -16,7 +16,7 @@ from segjax.ops import boxes as box_ops
 from segjax.ops.matching import match
 from segjax.ops.nms import batched_nms, top_detections
 from segjax.ops.sampling import sample_balanced
-from segjax.types import Instances
+from segjax.types import Instances, Proposals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,16 @@ class RPNSettings:
     nms_threshold: float = 0.7
     min_size: float = 1e-3
     """Proposals with a smaller side, in pixels, are dropped."""
+    score_threshold: float = 0.0
+    """Proposals with a lower objectness, in 0..1, are dropped."""
+
+    @property
+    def per_position(self) -> int:
+        """Anchors at each position of a map. `ValueError` unless they are as many on every map."""
+        counts = {len(sizes) * len(self.ratios) for sizes in self.anchor_sizes}
+        if len(counts) != 1:
+            raise ValueError(f"rpn.anchor_sizes is {self.anchor_sizes}; give each map as many: one network sees all.")
+        return counts.pop()
 
 
 class RPNOutputs(NamedTuple):
@@ -51,30 +61,28 @@ class RPNOutputs(NamedTuple):
     deltas: list[Float[Array, "*b _ 4"]]
 
 
-class Proposals(NamedTuple):
-    """Candidate boxes of an image, best first, padded to a fixed count."""
-
-    boxes: Float[Array, "*b p 4"]
-    valid: Bool[Array, "*b p"]
-
-
 class RPNHead(nn.Module):
     """A 3x3 convolution shared by all levels, then objectness and box deltas of every anchor."""
 
     anchors: int
     """Anchors per position."""
+    depth: int = 1
+    """Number of 3x3 convolutions."""
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, features: list[Float[Array, "b _ _ c"]]) -> RPNOutputs:
+    def __call__(self, features: list[Float[Array, "b _ _ c"]], *, train: bool = False) -> RPNOutputs:
         """Logits and deltas per level, float32."""
         init = nn.initializers.normal(0.01)
-        conv = Conv(features[0].shape[-1], 3, bias=True, kernel_init=init, dtype=self.dtype, name="conv")
+        names = ["conv"] if self.depth == 1 else [f"conv{i}" for i in range(self.depth)]
+        channels = features[0].shape[-1]
+        shared = [Conv(channels, 3, bias=True, kernel_init=init, dtype=self.dtype, name=name) for name in names]
         objectness = Conv(self.anchors, 1, bias=True, kernel_init=init, dtype=self.dtype, name="objectness")
         box = Conv(4 * self.anchors, 1, bias=True, kernel_init=init, dtype=self.dtype, name="box")
         logits, deltas = [], []
         for x in features:
-            x = nn.relu(conv(x))
+            for conv in shared:
+                x = nn.relu(conv(x))
             logits.append(objectness(x).reshape(x.shape[0], -1).astype(jnp.float32))
             deltas.append(box(x).reshape(x.shape[0], -1, 4).astype(jnp.float32))
         return RPNOutputs(logits, deltas)
@@ -140,10 +148,12 @@ def propose(
         levels = [best_of_level(*level, size) for level in zip(logits, deltas, anchors)]
         scores, boxes = (jnp.concatenate(parts) for parts in zip(*levels))
         level = np.repeat(np.arange(len(levels), dtype=np.int32), [len(scores) for scores, _ in levels])
-        large = jnp.all(boxes[:, 2:] - boxes[:, :2] >= settings.min_size, axis=-1)
+        usable = jnp.all(boxes[:, 2:] - boxes[:, :2] >= settings.min_size, axis=-1)
+        usable &= jax.nn.sigmoid(scores) >= settings.score_threshold
         threshold = settings.nms_threshold
-        keep = batched_nms(boxes, scores, jnp.asarray(level), iou_threshold=threshold, valid=large, max_output=count)
+        keep = batched_nms(boxes, scores, jnp.asarray(level), iou_threshold=threshold, valid=usable, max_output=count)
         best, valid = top_detections(scores, keep, count=min(count, scores.shape[0]))
-        return Proposals(jnp.where(valid[:, None], boxes[best], 0.0), valid)
+        kept = jnp.where(valid[:, None], boxes[best], 0.0)
+        return Proposals(kept, jnp.where(valid, jax.nn.sigmoid(scores[best]), 0.0), valid)
 
     return jax.vmap(of_image)(*jax.lax.stop_gradient((outputs.logits, outputs.deltas)), sizes)
