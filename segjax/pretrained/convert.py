@@ -2,37 +2,22 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
-from segjax.models.faster_rcnn import faster_rcnn
-from segjax.models.layers.norms import FrozenBatchNorm
-from segjax.models.layers.resnet import BLOCKS, ResNet
-from segjax.pretrained.rules import LAYOUTS, Rule, faster_rcnn_rules, resnet_rules
+from segjax.models.layers.norms import NormName
+from segjax.pretrained.models import BACKBONES, DETECTORS
+from segjax.pretrained.rules import LAYOUTS, Rule
 from segjax.types import Batch, Instances, Model, Variables
-
-EPSILON = FrozenBatchNorm.epsilon
-"""What our frozen batch norms, and torch's by default, add to the variance."""
-_BACKBONES = {f"resnet{depth}": depth for depth in BLOCKS}
-
-
-def _faster_rcnn_r50(*, classes: int = 90, dtype: DTypeLike = jnp.float32, **options: Any) -> Model:
-    return faster_rcnn(classes, backbone=ResNet(50, dtype=dtype), dtype=dtype, **options)
-
-
-_MODELS: dict[str, tuple[Callable[..., Model], Callable[[], list[Rule]]]] = {
-    "fasterrcnn_resnet50_fpn": (_faster_rcnn_r50, faster_rcnn_rules),
-}
 
 
 def names() -> tuple[str, ...]:
-    """The names that `from_torchvision` knows."""
-    return (*_MODELS, *_BACKBONES)
+    """The names that `from_torchvision` knows: detectors, then backbones."""
+    return (*DETECTORS, *BACKBONES)
 
 
 def _check_name(name: str, known: Mapping[str, Any]) -> None:
@@ -50,51 +35,58 @@ def model(name: str, **options: Any) -> Model:
     Raises:
       ValueError: the name is not known.
     """
-    _check_name(name, _MODELS)
-    return _MODELS[name][0](**options)
+    _check_name(name, DETECTORS)
+    return DETECTORS[name].make(**options)
 
 
-def from_torchvision(name: str, state_dict: Mapping[str, Any], *, epsilon: float = EPSILON) -> Variables:
+def from_torchvision(
+    name: str, state_dict: Mapping[str, Any], *, epsilon: float | None = None, norm: NormName | None = None
+) -> Variables:
     """The variables that a torchvision state dict holds.
 
     Args:
       name: as in torchvision.models. The name of a backbone ("resnet50") takes the weights of the classifier of that
-        name and gives the backbone's part of a detector's variables, for `merge`.
+        name and gives the backbone's part of a detector's variables, for `merge`. "vgg16" gives the two hidden layers
+        of its classifier too, as the box head's "fc6" and "fc7".
       state_dict: names to arrays: torch tensors, NumPy arrays, or what `read_torch_file` returns.
-      epsilon: what the batch norms that the weights were trained with add to the variance. The detectors that
-        torchvision released as COCO_V1 need 0.0, which torchvision itself sets after loading them; weights of models
-        made or fine-tuned otherwise have 1e-5. The scales are converted, so that our norms give the same numbers.
+      epsilon: what the batch norms that the weights were trained with add to the variance, by default what the model
+        called `name` here adds. The ResNet detectors that torchvision released as COCO_V1, but for the `_v2` ones,
+        need 0.0, which torchvision itself sets after loading them; weights of models made or fine-tuned otherwise
+        have 1e-5. The scales of norms that are constants are converted, so that ours give the same numbers.
+      norm: the kind of norms that the backbone called `name` is to have, "frozen_batch" (the default) or "batch". The
+        norms of detectors are torchvision's: trained in the `_v2` forms, constants in the others.
 
     Raises:
-      ValueError: the name is not known, an entry of the state dict is none of this model's, or one is missing.
+      ValueError: the name is not known, an entry of the state dict is none of this model's, or one is missing; an
+        epsilon that would change norms which are trained, or a norm that there is no choice of.
     """
-    _check_name(name, {**_MODELS, **_BACKBONES})
-    if name in _MODELS:
-        rules = _MODELS[name][1]()
-    else:
-        # The classifier's last layer has no place in a detector.
-        rules = [*resnet_rules("", "backbone", "frozen_batch"), Rule(r"fc\.(weight|bias)", "")]
+    _check_name(name, {**DETECTORS, **BACKBONES})
+    if norm is not None and (name not in BACKBONES or norm == "group"):
+        raise ValueError(f"norm is {norm!r} for {name}; only backbones take one, 'frozen_batch' or 'batch'.")
+    norm = norm or "frozen_batch"
+    entry = BACKBONES.get(name) or DETECTORS[name]
+    rules = DETECTORS[name].rules() if name in DETECTORS else BACKBONES[name].rules(norm)
     variables = apply_rules(rules, state_dict, name=name)
-    _check_complete(name, variables)
-    return _with_epsilon(variables, epsilon)
+    _check_complete(name, variables, norm)
+    return _with_epsilon(name, variables, given=entry.epsilon if epsilon is None else epsilon, ours=entry.epsilon)
 
 
 @functools.cache
-def _paths(name: str) -> tuple[str, ...]:
+def _paths(name: str, norm: NormName) -> tuple[str, ...]:
     """The paths of all variables that `name` has, from tracing its initialisation."""
     key, image = jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)
-    if name in _BACKBONES:
-        shapes = jax.eval_shape(ResNet(_BACKBONES[name]).init, key, image)
+    if name in BACKBONES:
+        shapes = jax.eval_shape(BACKBONES[name].make(norm).init, key, image)
         return tuple(path.replace("/", "/backbone/", 1) for path in _flat(shapes))
     objects = Instances(np.zeros((1, 1, 4), np.float32), np.zeros((1, 1), np.int32), np.zeros((1, 1), bool))
     batch = Batch(image, np.zeros((1, 2), np.int32), objects, np.zeros(1, np.int32))
     return tuple(_flat(jax.eval_shape(model(name).init, key, batch)))
 
 
-def _check_complete(name: str, variables: Variables) -> None:
+def _check_complete(name: str, variables: Variables, norm: NormName) -> None:
     """`ValueError` where a variable of the model called `name` has got no value: half a detector is of no use."""
     loaded = _flat(variables)
-    missing = [path for path in _paths(name) if path not in loaded]
+    missing = [path for path in _paths(name, norm) if path not in loaded]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(
@@ -103,15 +95,20 @@ def _check_complete(name: str, variables: Variables) -> None:
         )
 
 
-def _with_epsilon(variables: Variables, epsilon: float) -> Variables:
-    """Frozen norms whose statistics were meant for `epsilon`, rescaled to what `FrozenBatchNorm` adds."""
-    if epsilon == EPSILON:
+def _with_epsilon(name: str, variables: Variables, *, given: float, ours: float) -> Variables:
+    """Frozen norms whose statistics were meant for the epsilon `given`, rescaled to what `ours` makes of them."""
+    if given == ours:
         return variables
+    if "frozen" not in variables:
+        raise ValueError(
+            f"epsilon is {given} for {name}, which has no norms that are constants; only the scales of such can be "
+            f"converted from one epsilon to another, and trained ones have {ours} here."
+        )
 
     def rescale(tree):
         if "var" not in tree:
             return {name: rescale(branch) for name, branch in tree.items()}
-        return {**tree, "scale": tree["scale"] * jnp.sqrt((tree["var"] + EPSILON) / (tree["var"] + epsilon))}
+        return {**tree, "scale": tree["scale"] * jnp.sqrt((tree["var"] + ours) / (tree["var"] + given))}
 
     return {**variables, "frozen": rescale(variables["frozen"])}
 

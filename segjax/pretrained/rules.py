@@ -4,9 +4,12 @@ A rule is (pattern of the torch name, our path, layout). Paths are `collection/m
 filled in from the pattern. Layouts say how the array's axes move.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+from segjax.models.layers.mobilenet import block_plans
+from segjax.models.layers.vgg import CONVOLUTIONS
 
 
 class Rule(NamedTuple):
@@ -34,14 +37,19 @@ LAYOUTS = {
     "conv": lambda x: x.transpose(2, 3, 1, 0),
     "dense": lambda x: x.T,
     "dense7x7": _flattened_map(7),
+    # torch's transposed convolutions are [in, out, height, width].
+    "upconv": lambda x: x.transpose(2, 3, 0, 1),
+    # Without the background, which torchvision's mask head has an output for and ours has not.
+    "conv_classes": lambda x: x.transpose(2, 3, 1, 0)[..., 1:],
+    "classes": lambda x: x[1:],
 }
 
 
-def conv_rules(pattern: str, path: str) -> list[Rule]:
-    """Kernel and, where there is one, bias of a convolution."""
+def conv_rules(pattern: str, path: str, layout: str = "conv", bias: str = "same") -> list[Rule]:
+    """Kernel and, where there is one, bias of a convolution, with their layouts."""
     return [
-        Rule(rf"{pattern}\.weight", f"params/{path}/kernel", "conv"),
-        Rule(rf"{pattern}\.bias", f"params/{path}/bias"),
+        Rule(rf"{pattern}\.weight", f"params/{path}/kernel", layout),
+        Rule(rf"{pattern}\.bias", f"params/{path}/bias", bias),
     ]
 
 
@@ -82,18 +90,113 @@ def resnet_rules(prefix: str, path: str, norm: str) -> list[Rule]:
     ]
 
 
-def faster_rcnn_rules(norm: str = "frozen_batch") -> list[Rule]:
-    """`fasterrcnn_resnet*_fpn`."""
+def vgg16_rules(prefix: str, path: str) -> list[Rule]:
+    """The convolutions of VGG-16, whose torch names count the rectifiers and poolings between them too."""
+    rules, index = [], 0
+    for stage, convolutions in enumerate(CONVOLUTIONS, start=1):
+        for i in range(1, convolutions + 1):
+            rules += conv_rules(rf"{prefix}{index}", f"{path}/conv{stage}_{i}")
+            index += 2
+        index += 1
+    return rules
+
+
+def mobilenet_rules(prefix: str, path: str, norm: str, size: Literal["large", "small"] = "large") -> list[Rule]:
+    """The features of a MobileNetV3, each a number in torch's names."""
+
+    def conv_norm(torch: str, ours: str) -> list[Rule]:
+        return [*conv_rules(rf"{torch}\.0", ours), *norm_rules(rf"{torch}\.1", f"{ours}_norm", norm)]
+
+    rules, channels = conv_norm(rf"{prefix}0", f"{path}/stem"), 16
+    plans = block_plans(size)
+    for i, plan in enumerate(plans):
+        torch, ours = rf"{prefix}{i + 1}\.block", f"{path}/block{i}"
+        steps = ["expand"] * (plan.expanded != channels) + ["depthwise"] + ["squeeze"] * plan.squeeze + ["project"]
+        for j, step in enumerate(steps):
+            if step == "squeeze":
+                rules += conv_rules(rf"{torch}\.{j}\.fc1", f"{ours}/squeeze")
+                rules += conv_rules(rf"{torch}\.{j}\.fc2", f"{ours}/excite")
+            else:
+                rules += conv_norm(rf"{torch}\.{j}", f"{ours}/{step}")
+        channels = plan.out
+    return rules + conv_norm(rf"{prefix}{len(plans) + 1}", f"{path}/last")
+
+
+def fpn_rules() -> list[Rule]:
+    """A pyramid without norms. Before torchvision 0.13 its convolutions were not in sequences."""
     return [
-        *resnet_rules(r"backbone\.body\.", "backbone", norm),
         *conv_rules(r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?", r"neck/inner\1"),
         *conv_rules(r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?", r"neck/layer\1"),
+    ]
+
+
+def two_stage_rules() -> list[Rule]:
+    """Pyramid, region proposals and box head of torchvision's first detectors."""
+    return [
+        *fpn_rules(),
         # Before torchvision 0.13 the shared convolution was not in a sequence.
         *conv_rules(r"rpn\.head\.conv(?:\.0\.0)?", "rpn/conv"),
-        *conv_rules(r"rpn\.head\.cls_logits", "rpn/objectness"),
-        *conv_rules(r"rpn\.head\.bbox_pred", "rpn/box"),
+        *_RPN_OUTPUTS,
         *dense_rules(r"roi_heads\.box_head\.fc6", "box/fc6", "dense7x7"),
         *dense_rules(r"roi_heads\.box_head\.fc7", "box/fc7"),
-        *dense_rules(r"roi_heads\.box_predictor\.cls_score", "box/class"),
-        *dense_rules(r"roi_heads\.box_predictor\.bbox_pred", "box/box"),
+        *_BOX_OUTPUTS,
     ]
+
+
+def two_stage_v2_rules() -> list[Rule]:
+    """Pyramid, region proposals and box head of torchvision's `_v2` detectors: more layers, and norms after most."""
+    rules = [*_RPN_OUTPUTS, *_BOX_OUTPUTS, *conv_rules(r"rpn\.head\.conv\.(\d)\.0", r"rpn/conv\1")]
+    for kind in ("inner", "layer"):
+        torch, ours = rf"backbone\.fpn\.{kind}_blocks\.(\d)", rf"neck/{kind}\1"
+        rules += [*conv_rules(rf"{torch}\.0", ours), *norm_rules(rf"{torch}\.1", f"{ours}_norm", "batch")]
+    rules += conv_rules(r"roi_heads\.box_head\.(\d)\.0", r"box/conv\1")
+    rules += norm_rules(r"roi_heads\.box_head\.(\d)\.1", r"box/norm\1", "batch")
+    # After four convolutions comes the flattening, which has a number and no weights.
+    return rules + dense_rules(r"roi_heads\.box_head\.5", "box/fc6", "dense7x7")
+
+
+_RPN_OUTPUTS = [
+    *conv_rules(r"rpn\.head\.cls_logits", "rpn/objectness"),
+    *conv_rules(r"rpn\.head\.bbox_pred", "rpn/box"),
+]
+_BOX_OUTPUTS = [
+    *dense_rules(r"roi_heads\.box_predictor\.cls_score", "box/class"),
+    *dense_rules(r"roi_heads\.box_predictor\.bbox_pred", "box/box"),
+]
+
+
+def mask_rules() -> list[Rule]:
+    """A mask head, with the norms of the `_v2` form where there are any."""
+    rules = [
+        *conv_rules(r"roi_heads\.mask_head\.(\d)\.0", r"mask/conv\1"),
+        *norm_rules(r"roi_heads\.mask_head\.(\d)\.1", r"mask/norm\1", "batch"),
+        *conv_rules(r"roi_heads\.mask_predictor\.conv5_mask", "mask/upsample", "upconv"),
+        *conv_rules(r"roi_heads\.mask_predictor\.mask_fcn_logits", "mask/logits", "conv_classes", "classes"),
+    ]
+    for i in range(4):
+        # Before torchvision 0.13 they were counted from one.
+        rules += conv_rules(rf"roi_heads\.mask_head\.mask_fcn{i + 1}", f"mask/conv{i}")
+    return rules
+
+
+def keypoint_rules() -> list[Rule]:
+    """A keypoint head. The numbers in torch's names count the rectifiers between its eight convolutions too."""
+    rules = conv_rules(r"roi_heads\.keypoint_predictor\.kps_score_lowres", "keypoint/upsample", "upconv")
+    for i in range(8):
+        rules += conv_rules(rf"roi_heads\.keypoint_head\.{2 * i}", f"keypoint/conv{i}")
+    return rules
+
+
+def faster_rcnn_rules(norm: str = "frozen_batch") -> list[Rule]:
+    """`fasterrcnn_resnet*_fpn`."""
+    return [*resnet_rules(r"backbone\.body\.", "backbone", norm), *two_stage_rules()]
+
+
+def faster_rcnn_v2_rules() -> list[Rule]:
+    """`fasterrcnn_resnet50_fpn_v2`."""
+    return [*resnet_rules(r"backbone\.body\.", "backbone", "batch"), *two_stage_v2_rules()]
+
+
+def faster_rcnn_mobilenet_rules() -> list[Rule]:
+    """`fasterrcnn_mobilenet_v3_large_fpn` and the one for 320 pixels."""
+    return [*mobilenet_rules(r"backbone\.body\.", "backbone", "frozen_batch"), *two_stage_rules()]

@@ -1,0 +1,145 @@
+"""The models and backbones that torchvision has weights for, made as torchvision makes them, by its names."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from segjax.models.faster_rcnn import faster_rcnn
+from segjax.models.heads.box import BoxHead, BoxNetwork
+from segjax.models.heads.mask import MaskHead, MaskNetwork
+from segjax.models.heads.rpn import RPNHead, RPNSettings
+from segjax.models.keypoint_rcnn import keypoint_rcnn
+from segjax.models.layers.fpn import FPN
+from segjax.models.layers.mobilenet import MobileNetV3
+from segjax.models.layers.norms import EPSILON, NormName
+from segjax.models.layers.resnet import BLOCKS, ResNet
+from segjax.models.layers.vgg import VGG16
+from segjax.models.mask_rcnn import mask_rcnn
+from segjax.pretrained import rules
+from segjax.pretrained.rules import Rule
+from segjax.types import Model
+
+
+class Detector(NamedTuple):
+    """A line of the table of detectors."""
+
+    make: Callable[..., Model]
+    rules: Callable[[], list[Rule]]
+    epsilon: float = EPSILON
+    """What its norms add to the variance."""
+
+
+class Backbone(NamedTuple):
+    """A line of the table of backbones: what a classifier's weights become a part of."""
+
+    make: Callable[[NormName], nn.Module]
+    rules: Callable[[NormName], list[Rule]]
+    epsilon: float = EPSILON
+
+
+def _resnet50_fpn(
+    make: Callable[..., Model], *, classes: int = 90, dtype: DTypeLike = jnp.float32, **options: Any
+) -> Model:
+    return make(classes, **{"backbone": ResNet(50, dtype=dtype), **options}, dtype=dtype)
+
+
+def _resnet50_fpn_v2(
+    make: Callable[..., Model], *further: str, classes: int = 90, dtype: DTypeLike = jnp.float32, **options: Any
+) -> Model:
+    """The `_v2` form (Li et al. 2021): trained norms, two convolutions before the proposals, four in the box head."""
+    rpn = options.get("rpn", RPNSettings())
+    four = {"convolutions": (256,) * 4, "norm": "batch", "dtype": dtype}
+    heads = {"box": BoxHead(BoxNetwork(classes, hidden=(1024,), **four))}
+    if "mask" in further:
+        heads["mask"] = MaskHead(MaskNetwork(classes, **four))
+    defaults = {
+        "backbone": ResNet(50, "batch", dtype=dtype),
+        "neck": FPN(norm="batch", dtype=dtype),
+        "rpn_head": RPNHead(rpn.per_position, depth=2, dtype=dtype),
+        "heads": heads | dict(options.pop("heads", {})),
+    }
+    return make(classes, **{**defaults, **options}, dtype=dtype)
+
+
+MOBILENET_RPN = RPNSettings(anchor_sizes=((32.0, 64.0, 128.0, 256.0, 512.0),) * 3, score_threshold=0.05)
+MOBILENET_320_RPN = RPNSettings(
+    anchor_sizes=MOBILENET_RPN.anchor_sizes, score_threshold=0.05, candidates=(2000, 150), proposals=(2000, 150)
+)
+"""What torchvision's MobileNet detectors have: every anchor on each of three maps, few proposals."""
+
+
+def _mobilenet_fpn(rpn: RPNSettings, *, classes: int = 90, dtype: DTypeLike = jnp.float32, **options: Any) -> Model:
+    defaults = {
+        # The detectors' norms have torch's default epsilon, not that of the classifier.
+        "backbone": MobileNetV3(epsilon=EPSILON, dtype=dtype),
+        "rpn": rpn,
+        # Both of the backbone's maps have stride 32; regions of every size come from the first.
+        "roi_strides": (32,),
+    }
+    return faster_rcnn(classes, **{**defaults, **options}, dtype=dtype)
+
+
+def _with(base: Callable[[], list[Rule]], *heads: Callable[[], list[Rule]]) -> Callable[[], list[Rule]]:
+    return lambda: [*base(), *(rule for head in heads for rule in head())]
+
+
+def _mobilenet_classifier(size: str, norm: NormName) -> list[Rule]:
+    return [*rules.mobilenet_rules(r"features\.", "backbone", norm, size), Rule(r"classifier\..*", "")]
+
+
+def _vgg16_classifier() -> list[Rule]:
+    return [
+        *rules.vgg16_rules(r"features\.", "backbone"),
+        # Fast R-CNN's head begins as the classifier's first two layers (Girshick 2015, section 2.2).
+        *rules.dense_rules(r"classifier\.0", "box/fc6", "dense7x7"),
+        *rules.dense_rules(r"classifier\.3", "box/fc7"),
+        Rule(r"classifier\.6\..*", ""),
+    ]
+
+
+DETECTORS: dict[str, Detector] = {
+    "fasterrcnn_resnet50_fpn": Detector(functools.partial(_resnet50_fpn, faster_rcnn), rules.faster_rcnn_rules),
+    "fasterrcnn_resnet50_fpn_v2": Detector(
+        functools.partial(_resnet50_fpn_v2, faster_rcnn), rules.faster_rcnn_v2_rules
+    ),
+    "fasterrcnn_mobilenet_v3_large_fpn": Detector(
+        functools.partial(_mobilenet_fpn, MOBILENET_RPN), rules.faster_rcnn_mobilenet_rules
+    ),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": Detector(
+        functools.partial(_mobilenet_fpn, MOBILENET_320_RPN), rules.faster_rcnn_mobilenet_rules
+    ),
+    "maskrcnn_resnet50_fpn": Detector(
+        functools.partial(_resnet50_fpn, mask_rcnn), _with(rules.faster_rcnn_rules, rules.mask_rules)
+    ),
+    "maskrcnn_resnet50_fpn_v2": Detector(
+        functools.partial(_resnet50_fpn_v2, mask_rcnn, "mask"), _with(rules.faster_rcnn_v2_rules, rules.mask_rules)
+    ),
+    "keypointrcnn_resnet50_fpn": Detector(
+        functools.partial(_resnet50_fpn, keypoint_rcnn, classes=1),
+        _with(rules.faster_rcnn_rules, rules.keypoint_rules),
+    ),
+}
+
+BACKBONES: dict[str, Backbone] = {
+    **{
+        f"resnet{depth}": Backbone(
+            functools.partial(ResNet, depth),
+            # The classifier's last layer has no place in a detector.
+            lambda norm: [*rules.resnet_rules("", "backbone", norm), Rule(r"fc\.(weight|bias)", "")],
+        )
+        for depth in BLOCKS
+    },
+    "vgg16": Backbone(lambda norm: VGG16(), lambda norm: _vgg16_classifier()),
+    **{
+        f"mobilenet_v3_{size}": Backbone(
+            functools.partial(MobileNetV3, size),
+            functools.partial(_mobilenet_classifier, size),
+            MobileNetV3.epsilon,
+        )
+        for size in ("large", "small")
+    },
+}
