@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int
 
 # Pixels of a box that are looked at in one step, (rows, columns), and boxes at once off the CPU, where a step should
 # fill the device.
-TILE = (64, 64)
-BOXES = 32
+TILE = (64, 32)
+BOXES = 128
 NOWHERE = np.int32(2**31 - 1)
 
 
@@ -77,7 +78,9 @@ def decode_heatmaps(
 
     maps = jax.lax.stop_gradient(maps)
     boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32)
-    cpu, other = functools.partial(decode, None), functools.partial(decode, min(BOXES, boxes.shape[0]))
+    # One box after the other is fastest on CPU, also under vmap.
+    cpu = sequential_vmap(functools.partial(decode, None))
+    other = functools.partial(decode, min(BOXES, boxes.shape[0]))
     return jax.lax.platform_dependent(maps, boxes, cpu=cpu, default=other)
 
 

@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 # Rows of a mask unpacked at once, and regions cropped at once off the CPU, where a step should fill the device.
@@ -74,7 +75,7 @@ def crop_targets(
     Raises:
         ValueError: `width` is a number and not that of the masks, or size is below 1.
     """
-    if isinstance(width, int):
+    if isinstance(width, int | np.integer):
         _check_width(masks, width)
     height = masks.shape[1] if height is None else height
     if size < 1:
@@ -82,14 +83,16 @@ def crop_targets(
     if 0 in (*masks.shape, boxes.shape[0]):
         return jnp.zeros((boxes.shape[0], size, size), jnp.float32)
 
-    extent = jnp.asarray(height, jnp.int32), jnp.asarray(width, jnp.int32)
+    extent = jnp.asarray(height, jnp.float32), jnp.asarray(width, jnp.float32)
 
     def crop(chunk, masks, target, boxes, extent):
         one = lambda region: _crop(masks, *region, size, extent)  # noqa: E731
         return jax.lax.map(one, (target, boxes), batch_size=chunk)
 
     boxes = jax.lax.stop_gradient(boxes).astype(jnp.float32)
-    cpu, other = functools.partial(crop, None), functools.partial(crop, min(REGIONS, boxes.shape[0]))
+    # One region after the other is fastest on CPU, also under vmap.
+    cpu = sequential_vmap(functools.partial(crop, None))
+    other = functools.partial(crop, min(REGIONS, boxes.shape[0]))
     return jax.lax.platform_dependent(masks, target, boxes, extent, cpu=cpu, default=other)
 
 
@@ -190,7 +193,6 @@ def _bin_weights(start, end, cells, extent, bins):
     # one step: 500 pixels from the corner the last bit of a coordinate shows in the fifth digit of the result.
     corner = start + jnp.minimum(jnp.arange(bins, dtype=jnp.float32) * step, side)[:, None]
     cells = cells.astype(jnp.float32)[None, :]
-    extent = extent.astype(jnp.float32)
     # Only samples less than a cell away count. Where a bin has several they are half a cell apart or more, so these are
     # five in a row at most, and a sixth allows for rounding where they begin.
     earliest = jnp.clip(jnp.floor((cells - 1 - corner) * samples / step - 0.5), 0, samples)
