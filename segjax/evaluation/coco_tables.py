@@ -40,8 +40,16 @@ KINDS = {
 
 
 def sigmas(source: Source) -> tuple[float, ...]:
-    """The OKS standard deviation of each joint: the data set's own, else `ASSUMED_SIGMA` for all."""
-    return source.keypoints.sigmas or (ASSUMED_SIGMA,) * len(source.keypoints.names)
+    """The OKS standard deviation of each joint: the data set's own, else `ASSUMED_SIGMA` for all.
+
+    `ValueError` where the data set does not state one for each joint.
+    """
+    joints, own = len(source.keypoints.names), source.keypoints.sigmas
+    if own and len(own) != joints:
+        raise ValueError(
+            f"the data set {source.name!r} states {len(own)} sigmas for {joints} joints; state one for each"
+        )
+    return own or (ASSUMED_SIGMA,) * joints
 
 
 def coco_tables(collector: DetectionCollector, kind: str) -> dict[str, Float[np.ndarray, "..."]]:

@@ -1,9 +1,12 @@
 """What evaluators share: class maps, fillers, the way back to original pixels, COCO results."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.data.segmentations import segmentation_to_mask
 from segjax.data.source import ImageInfo
 from segjax.evaluation.coco_ap import CocoAP
 from segjax.evaluation.evaluator import DetectionCollector, category_ids, check_classes, to_original
@@ -125,3 +128,79 @@ def test_repeated_and_unknown_samples_are_refused(source):
 def test_detections_that_mean_nothing_are_refused(source, found, message):
     with pytest.raises(ValueError, match=message):
         DetectionCollector(source, classes=source.classes).update(np.asarray([0]), SIZE, detections([found]))
+
+
+def rich(*, size=0.5, **changes) -> Detections:
+    """One detection in an image halved in size, its mask the left half of its box, with a joint and extra values."""
+    found = detections([([10, 20, 50, 40], 0.9, 0), ([0, 0, 5, 5], 0.8, 1)])
+    mask = np.zeros((1, 2, 28, 28), np.float32)
+    mask[..., :14] = 1
+    given = {
+        "valid": np.asarray([[True, False]]),
+        "masks": mask,
+        "keypoints": np.asarray([[[[12, 22, 3.5], [0, 0, -1]]] * 2], np.float32),
+        "extra": {"angle": np.asarray([[31.5, np.nan]], np.float32), "colour": np.full((1, 2, 3), 7, np.float32)},
+    }
+    return found.replace(**(given | changes))
+
+
+def collected(source, *batches):
+    collector = DetectionCollector(source, classes=source.classes)
+    for sample, batch in enumerate(batches):
+        collector.update(np.asarray([sample]), SIZE // 2, batch)
+    return collector
+
+
+def test_masks_joints_and_extra_values_reach_original_pixels(source):
+    found = collected(source, rich(), rich(valid=np.asarray([[True, True]]))).collected()
+    assert found.samples.tolist() == [0, 1, 1]
+    inside = segmentation_to_mask(found.masks[0], 100, 120)
+    rows, columns = np.nonzero(inside)
+    extent = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    np.testing.assert_allclose(extent, (20, 40, 60, 80), atol=1)
+    np.testing.assert_allclose(found.keypoints[0], [[24, 44, 3.5], [0, 0, -1]])
+    np.testing.assert_array_equal(found.extra["angle"], np.asarray([31.5, 31.5, np.nan], np.float32))
+    assert found.extra["colour"].shape == (3, 3)
+    one = found.select(found.samples == 0)
+    assert (len(one.masks), len(one.scores), one.keypoints.shape, one.extra["angle"].shape) == (1, 1, (1, 2, 3), (1,))
+
+
+def test_results_of_all_kinds_can_be_written_as_json(source):
+    collector = collected(source, rich(valid=np.asarray([[True, True]])))
+    first, second = json.loads(json.dumps(collector.results(), allow_nan=False))
+    assert first["keypoints"] == [24, 44, 3.5, 0, 0, -1] and first["bbox"] == [20, 40, 80, 40]
+    assert first["segmentation"]["size"] == [100, 120] and isinstance(first["segmentation"]["counts"], str)
+    assert first["angle"] == 31.5 and second["angle"] is None and first["colour"] == [7, 7, 7]
+
+
+def test_a_model_without_masks_has_none(source):
+    collector = collected(source, detections([BOX]))
+    assert collector.collected().masks is None and collector.collected().extra == {}
+    assert set(collector.results()[0]) == {"image_id", "category_id", "bbox", "score"}
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (rich(masks=np.full((1, 2, 28, 28), np.nan, np.float32)), "image 1 has a mask that is not finite"),
+        (rich(keypoints=np.full((1, 2, 2, 3), np.inf, np.float32)), "image 1 has a joint that is not finite"),
+        (rich(extra={"score": np.ones((1, 2), np.float32)}), "the extra value 'score' has the name of a field"),
+    ],
+)
+def test_masks_and_joints_that_mean_nothing_are_refused(source, batch, message):
+    with pytest.raises(ValueError, match=message):
+        collected(source, batch)
+
+
+def test_padding_may_hold_anything(source):
+    masks, joints = rich().masks, rich().keypoints
+    masks[:, 1], joints[:, 1] = np.nan, np.nan
+    assert len(collected(source, rich(masks=masks, keypoints=joints)).results()) == 1
+
+
+def test_batches_must_have_the_same_fields(source):
+    message = (
+        r"this batch has boxes, and those before it had boxes, angle \[\], colour \[3\], keypoints \[2, 3\], masks"
+    )
+    with pytest.raises(ValueError, match=message):
+        collected(source, rich(), detections([BOX]))
