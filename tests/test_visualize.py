@@ -104,6 +104,13 @@ def test_numbers_stand_in_for_missing_names() -> None:
     assert changed(one, two).any()
 
 
+def test_notes_follow_the_score() -> None:
+    box, score = np.array([[10.0, 30, 60, 50]]), np.array([0.5])
+    plain, noted = (visualize.draw_objects(GREY, box, scores=score, notes=n) for n in (None, ["angle=31"]))
+    wider = np.flatnonzero(changed(plain, noted).any(0))
+    assert len(wider) > 30 and (visualize.draw_objects(GREY, box, scores=score, notes=[""]) == plain).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -111,6 +118,7 @@ def test_numbers_stand_in_for_missing_names() -> None:
         ({"labels": np.array([0, -1])}, "got -1"),
         ({"labels": np.array([0, 2]), "classes": ["a", "b"]}, r"0\.\.1 \(2 classes\), got 2"),
         ({"scores": np.array([0.5])}, "got 1 for 2"),
+        ({"notes": ["one"]}, "notes must have one entry for each box: got 1 for 2"),
     ],
 )
 def test_labels_and_scores_that_do_not_match_are_refused(arguments: dict, message: str) -> None:

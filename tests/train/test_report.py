@@ -11,7 +11,9 @@ from PIL import Image
 
 from segjax.data.source import Problems
 from segjax.evaluation.coco_ap import CocoAP, PrecisionRecall
+from segjax.evaluation.detection_evaluator import DetectionEvaluator
 from tests.evaluation.listed import ListedSource, feed, objects
+from tests.evaluation.posed import JOINTS, feed_posed, posed_source
 from train.charts import POINTS, Chart, Line, thin
 from train.report import (
     Code,
@@ -116,6 +118,30 @@ def test_report_without_objects_images_or_files(tmp_path):
         assert_self_contained(page)
         assert '<td class="text">AP</td><td>–</td>' in page and page.count("Nothing recorded.") == 2
         assert 'id="training"' not in page and 'id="config"' not in page
+
+
+@pytest.mark.parametrize("sigmas", [None, JOINTS.sigmas])
+def test_report_of_masks_joints_and_a_score_of_ones_own(tmp_path, rng, sigmas):
+    source = posed_source(rng, joints=JOINTS._replace(sigmas=sigmas))
+    kinds = ("boxes", "masks", "keypoints")
+    evaluator = feed_posed(DetectionEvaluator(source, classes=source.classes, kinds=kinds), rng, source, noise=1.0)
+    results = evaluator.compute() | {"angle_error": 12.5, "images_per_second": 20.0}
+    (tmp_path / "metrics.jsonl").write_text('{"step": 9, "eval/AP": 0.1, "eval/mask_AP": 0.2, "eval/angle_error": 40}')
+    page = write_detection_report(tmp_path, source, results, evaluator, pictures=2).read_text()
+    assert_self_contained(page)
+    assert_balanced(page)
+    sides = [results[f"{prefix}AP75"] for prefix in ("", "mask_", "keypoint_")]
+    assert "<th>Boxes</th><th>Masks</th><th>Keypoints</th>" in page
+    assert "".join(['<td class="text">AP75</td>', *(f"<td>{value:.3f}</td>" for value in sides)]) in page
+    assert '<td class="text">AR10</td>' in page and '<td class="text">AR50</td><td>–</td><td>–</td>' in page
+    assert '<td class="text">angle_error</td><td>12.500</td>' in page
+    assert f"<dt>mask_AP</dt><dd>{results['mask_AP']:.3f}</dd>" in page
+    assert all(f"<th>{name}</th>" in page for name in ("AP50", "mask_AP50", "keypoint_AP50", "VOC_AP"))
+    titles = re.findall(r"<figcaption>([^<]+)</figcaption>", page)
+    curves = ["Boxes, IoU 0.50", "Boxes, IoU 0.75", "Masks, IoU 0.50", "Masks, IoU 0.75", "Keypoints, OKS 0.50"]
+    assert [title for title in titles if "0." in title][: len(curves)] == curves and "angle_error" in titles
+    assert ("with a sigma of 0.05 for every joint" in page) == (sigmas is None)
+    assert "Found joints are drawn from a heat-map score of 2 on" in page
 
 
 def test_another_task_brings_its_own_sections(tmp_path):
