@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from segjax.data.coco_objects import numbers, read_attributes, read_joints, read_keypoints
 from segjax.data.images import FileFault, Folder, decode, read_size, usable_side
-from segjax.data.joints import COCO_SIGMAS, flip_pairs
 from segjax.data.sanitize import clean_boxes
 from segjax.data.segmentations import Segmentations, segmentation_area
-from segjax.data.source import Annotations, DataError, ImageInfo, KeypointNames, Problems
+from segjax.data.source import Annotations, DataError, ImageInfo, Problems
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class CocoSource:
         classes: tuple[str, ...] | None = None,
         keypoints: bool = False,
         segmentations: bool = True,
+        attributes: tuple[str, ...] = (),
     ) -> None:
         """Reads the annotations; images are decoded when they are asked for.
 
@@ -67,9 +68,12 @@ class CocoSource:
                 objects of others are skipped. By default the file's categories in the order of their ids.
             keypoints: read keypoints too; the file's categories must then name their joints.
             segmentations: keep the segmentations. Without them COCO train2017 takes 0.4 GB less memory.
+            attributes: what to read of the `attributes` of each object, which is no part of COCO's format but found in
+                many exports: names of numbers or of lists of numbers.
 
         Raises:
-            DataError: the file is not COCO JSON (it names the file and the field), or nothing in it can be used.
+            DataError: the file is not COCO JSON (it names the file and the field), nothing in it can be used, or no
+                object has one of `attributes`.
         """
         started = time.monotonic()
         self._file = os.fspath(annotations)
@@ -81,7 +85,8 @@ class CocoSource:
         self.classes = tuple(categories[i] for i in sorted(categories)) if classes is None else tuple(classes)
         id_of = {category: i for i, category in categories.items()}
         self.category_ids = tuple(id_of.get(c) for c in self.classes)
-        self.keypoints = self._joints(data["categories"]) if keypoints else None
+        self.keypoints = read_joints(data["categories"], file=self._file) if keypoints else None
+        self._attribute_names = tuple(attributes)
         self._read_images(self._section(data, "images"))
         self._read_objects(self._section(data, "annotations"), categories, segmentations=segmentations)
         if time.monotonic() - started > 5:
@@ -110,6 +115,7 @@ class CocoSource:
             ids=tuple(self._ids[rows].tolist()),
             segmentations=tuple(self._segmentations[i] if self._segmentations else None for i in objects),
             keypoints=None if self._points is None else self._points[rows].copy(),
+            attributes={name: values[rows].copy() for name, values in self._attributes.items()},
         )
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -166,26 +172,6 @@ class CocoSource:
                 raise DataError(f"{self._file!r}: {where} repeats id {category_id} or name {name!r}; make both unique.")
             names[category_id] = name
         return names
-
-    def _joints(self, records: list[dict]) -> KeypointNames:
-        try:
-            stated = {_stated_joints(record) for record in records if record.get("keypoints")}
-        except (TypeError, ValueError) as error:
-            message = "'keypoints' and 'skeleton' in 'categories' are not lists of names and of pairs of their numbers"
-            raise DataError(f"{self._file!r}: {message}.") from error
-        if len(stated) != 1:
-            raise DataError(
-                f"{self._file!r}: {len(stated)} lists of joints in 'categories', keypoints=True needs exactly one; "
-                "use a person_keypoints file or keypoints=False."
-            )
-        ((names, skeleton),) = stated
-        coco = names == tuple(COCO_SIGMAS)
-        return KeypointNames(
-            names=names,
-            skeleton=skeleton,
-            flip=flip_pairs(names),
-            sigmas=tuple(COCO_SIGMAS.values()) if coco else None,
-        )
 
     # Images.
 
@@ -263,7 +249,9 @@ class CocoSource:
         self._crowd = np.asarray([bool(record.get("iscrowd", 0)) for record in kept], bool)
         self._segmentations = self._read_segmentations(kept, owner) if segmentations else None
         self._areas = self._read_areas(kept, owner)
-        self._points = None if self.keypoints is None else self._read_points(kept, owner)
+        joints, problems = self.keypoints, self.problems
+        self._points = None if joints is None else read_keypoints(kept, len(joints.names), problems=problems)
+        self._attributes = read_attributes(kept, self._attribute_names, problems=problems, file=self._file)
 
     def _rows(self, records: list[dict], categories: dict[int, str]) -> Iterator[tuple[int, int, dict]]:
         """(image index, label, record) of the objects whose image and class are known."""
@@ -332,27 +320,6 @@ class CocoSource:
                 areas[i] = segmentation_area(segmentation, *self._sizes[owner[i]].tolist())
         return areas
 
-    def _read_points(self, records: list[dict], owner: np.ndarray) -> Float[np.ndarray, "n k 3"]:
-        """Keypoints, zero where an object has none."""
-        points = np.zeros((len(records), len(self.keypoints.names), 3), np.float32)
-        for i, record in enumerate(records):
-            stated = record.get("keypoints")
-            if stated is None:
-                continue
-            values = _numbers(stated, points[i].size)
-            if values is None or not np.isin(values[2::3], (0, 1, 2)).all():
-                detail = f"image {record['image_id']}, annotation {record['id']}: 'keypoints' is not {points[i].size} "
-                self.problems.add(
-                    "malformed keypoints",
-                    record["image_id"],
-                    detail + "finite numbers (x, y, visibility 0, 1 or 2)",
-                    action="keypoints dropped, box kept",
-                    annotation_id=record["id"],
-                )
-            else:
-                points[i] = np.asarray(values).reshape(-1, 3)
-        return points
-
 
 def _compact(ids: list[int | str]) -> np.ndarray:
     """Ids as one array. A list of them would keep alive every block of memory that the JSON was parsed into."""
@@ -360,23 +327,6 @@ def _compact(ids: list[int | str]) -> np.ndarray:
     return np.array(ids, np.int64 if whole else object)
 
 
-def _stated_joints(category: dict) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    """Names and 0-based skeleton of a category's joints. TypeError or ValueError where they are something else."""
-    names = tuple(category["keypoints"])
-    skeleton = tuple((a - 1, b - 1) for a, b in category.get("skeleton") or ())
-    known = range(len(names))
-    if not all(isinstance(name, str) for name in names) or not all(a in known and b in known for a, b in skeleton):
-        raise ValueError
-    return names, skeleton
-
-
 def _stated_box(box: Any) -> Any:
-    values = _numbers(box, 4)
+    values = numbers(box, 4)
     return (np.nan,) * 4 if values is None else values
-
-
-def _numbers(values: Any, count: int) -> Any:
-    """`values` where it is a list of `count` finite numbers, else None."""
-    if not isinstance(values, list) or len(values) != count or not {int, float}.issuperset(map(type, values)):
-        return None
-    return values if all(-1e30 < v < 1e30 for v in values) else None

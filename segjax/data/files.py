@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segjax.data.images import FileFault, decode, read_size
-from segjax.data.source import Annotations, DataError, ImageInfo, Problems
+from segjax.data.source import Annotations, DataError, ImageInfo, KeypointNames, Problems
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".jp2"})
 """Files with these endings are taken from a folder; a file named itself may have any."""
@@ -45,11 +45,23 @@ class ImageFiles:
     """
 
     name = "images"
-    keypoints = None
 
-    def __init__(self, paths: Iterable[str | os.PathLike], *, classes: tuple[str, ...]) -> None:
-        """Reads the header of each file. `classes` is the class map of the model. `DataError` where none is usable."""
+    def __init__(
+        self,
+        paths: Iterable[str | os.PathLike],
+        *,
+        classes: tuple[str, ...],
+        keypoints: KeypointNames | None = None,
+    ) -> None:
+        """Reads the header of each file. `DataError` where none is usable.
+
+        Args:
+            paths: files and folders, as in `find_images`.
+            classes: the class map of the model that the images are for.
+            keypoints: the joints of that model, where it finds any.
+        """
         self.classes = classes
+        self.keypoints = keypoints
         self.problems = Problems()
         self._infos: list[ImageInfo] = []
         for path in map(str, find_images(paths)):
@@ -78,6 +90,7 @@ class ImageFiles:
             difficult=none,
             ids=(),
             segmentations=(),
+            keypoints=None if self.keypoints is None else np.zeros((0, len(self.keypoints.names), 3), np.float32),
         )
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -12,11 +12,14 @@ from jaxtyping import Int
 
 from segjax.data import buckets as bucketing
 from segjax.data.buckets import Bucket, PlannedBatch
+from segjax.data.examples import BOXES, Wanted, keep_largest, training_example
+from segjax.data.masks import pack_into
 from segjax.data.source import DataError, Example, Problem, Source
-from segjax.data.transforms import Fit, Transform, fit_inside, place, select
-from segjax.types import Batch, Instances
+from segjax.data.transforms import Fit, Transform, fit_inside, place
+from segjax.types import Batch, Instances, Proposals
 
 OVER_CAPACITY = "objects over capacity"
+OVER_COUNT = "proposals over count"
 
 
 class Loaded(NamedTuple):
@@ -27,56 +30,77 @@ class Loaded(NamedTuple):
     problems: tuple[Problem, ...]
 
 
-def training_example(source: Source, index: int) -> tuple[Example, dict[str, int]]:
-    """Image `index` with the objects that are trained on: neither crowd regions nor difficult ones.
+def empty_batch(samples: Sequence[int], *, bucket: Bucket, capacity: int, wanted: Wanted = BOXES) -> Batch:
+    """A batch of black images of full size without objects, for `fill`.
 
-    Returns the example, and the numbers of objects, and of those left out, by reason. DataError as `Source.image`.
+    Its memory comes zeroed, so that padding costs nothing.
     """
-    annotations = source.annotations(index)
-    usable = ~(annotations.crowd | annotations.difficult)
-    example = Example(
-        image=source.image(index),
-        boxes=annotations.boxes.astype(np.float32),
-        labels=annotations.labels.astype(np.int32),
+    count, (height, width) = len(samples), bucket
+    rows, joints, room = (count, capacity), wanted.joints, wanted.proposal_count
+    instances = Instances(
+        boxes=np.zeros((*rows, 4), np.float32),
+        labels=np.zeros(rows, np.int32),
+        valid=np.zeros(rows, bool),
+        masks=np.zeros((*rows, height, -(-width // 8)), np.uint8) if wanted.masks else None,
+        keypoints=None if joints is None else np.zeros((*rows, joints, 3), np.float32),
+        extra={name: np.zeros((*rows, *shape), np.float32) for name, shape in wanted.attributes},
     )
-    counts = {
-        "images": 1,
-        "objects": len(usable),
-        "crowd objects left out": int(annotations.crowd.sum()),
-        "difficult objects left out": int((annotations.difficult & ~annotations.crowd).sum()),
-    }
-    return select(example, usable), counts
+    proposals = Proposals(
+        boxes=np.zeros((count, room, 4), np.float32),
+        scores=np.zeros((count, room), np.float32),
+        valid=np.zeros((count, room), bool),
+    )
+    return Batch(
+        images=np.zeros((count, height, width, 3), np.uint8),
+        sizes=np.tile(np.array(bucket, np.int32), (count, 1)),
+        instances=instances,
+        samples=np.asarray(samples, np.int32),
+        proposals=proposals if wanted.proposals is not None else None,
+    )
 
 
-def keep_largest(example: Example, capacity: int) -> Example:
-    """The example with its `capacity` largest boxes by area, in their order; of equal ones the first."""
-    if len(example.labels) <= capacity:
-        return example
-    width, height = (example.boxes[:, 2:] - example.boxes[:, :2]).T
-    largest = np.argsort(-width * height, kind="stable")[:capacity]
-    keep = np.zeros(len(example.labels), bool)
-    keep[largest] = True
-    return select(example, keep)
+def fill(batch: Batch, i: int, example: Example) -> None:
+    """Writes an example into place `i` of an empty batch; what the batch has no field for is left out.
 
-
-def assemble(examples: Sequence[Example | None], samples: Sequence[int], *, bucket: Bucket, capacity: int) -> Batch:
-    """Pads images to `bucket` and objects to `capacity`, and stacks them. None gives a black image of full size.
+    Of more proposals than there is room for the first, which are the best, are written.
 
     Raises:
-        ValueError: where an image is larger than the bucket or has more objects than `capacity`.
+        ValueError: where the image is larger than the bucket or has more objects than `capacity`.
     """
-    count = len(examples)
-    images = np.zeros((count, *bucket, 3), np.uint8)  # memory that comes zeroed, so that padding costs nothing
-    sizes = np.tile(np.array(bucket, np.int32), (count, 1))
-    boxes = np.zeros((count, capacity, 4), np.float32)
-    labels = np.zeros((count, capacity), np.int32)
-    valid = np.zeros((count, capacity), bool)
+    instances, number = batch.instances, len(example.labels)
+    batch.sizes[i] = place(example.image, batch.images[i])
+    instances.boxes[i, :number], instances.labels[i, :number] = example.boxes, example.labels
+    instances.valid[i, :number] = True
+    if instances.masks is not None and number:
+        pack_into(instances.masks[i], example.masks)
+    if instances.keypoints is not None and number:
+        instances.keypoints[i, :number] = example.keypoints
+    for name, values in instances.extra.items():
+        values[i, :number] = example.extra[name]
+    if batch.proposals is not None:
+        room = min(batch.proposals.valid.shape[1], len(example.proposals))
+        batch.proposals.boxes[i, :room] = example.proposals[:room]
+        batch.proposals.scores[i, :room] = example.proposal_scores[:room]
+        batch.proposals.valid[i, :room] = True
+
+
+def assemble(
+    examples: Sequence[Example | None],
+    samples: Sequence[int],
+    *,
+    bucket: Bucket,
+    capacity: int,
+    wanted: Wanted = BOXES,
+) -> Batch:
+    """Pads images to `bucket` and objects to `capacity`, and stacks them. None gives a black image of full size.
+
+    ValueError as `fill`.
+    """
+    batch = empty_batch(samples, bucket=bucket, capacity=capacity, wanted=wanted)
     for i, example in enumerate(examples):
         if example is not None:
-            sizes[i] = place(example.image, images[i])
-            number = len(example.labels)
-            boxes[i, :number], labels[i, :number], valid[i, :number] = example.boxes, example.labels, True
-    return Batch(images, sizes, Instances(boxes, labels, valid), np.asarray(samples, np.int32))
+            fill(batch, i, example)
+    return batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +112,13 @@ class Loader:
     bucket_ids: Int[np.ndarray, "n"]
     batch_size: int
     capacity: int
+    wanted: Wanted
     when_unreadable = "left out"
 
     def read(self, index: int) -> tuple[Example, dict[str, int]] | Problem:
         """What `training_example` gives, or why it gives nothing."""
         try:
-            return training_example(self.source, index)
+            return training_example(self.source, index, self.wanted)
         except DataError as error:
             return Problem(
                 getattr(error, "kind", "undecodable image"),
@@ -102,6 +127,18 @@ class Loader:
                 str(error),
                 self.when_unreadable,
             )
+
+    def empty(self, plan: PlannedBatch) -> Batch:
+        """The batch of a plan with nothing in it yet, each sample -1."""
+        bucket, samples = self.buckets[plan.bucket], [-1] * len(plan.indices)
+        return empty_batch(samples, bucket=bucket, capacity=self.capacity, wanted=self.wanted)
+
+    def limited(self, example: Example, counts: collections.Counter) -> Example:
+        """The example with the largest of its objects; those beyond the capacity and the proposals' are counted."""
+        counts[OVER_CAPACITY] += max(0, len(example.labels) - self.capacity)
+        if self.wanted.proposals is not None:
+            counts[OVER_COUNT] += max(0, len(example.proposals) - self.wanted.proposal_count)
+        return keep_largest(example, self.capacity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,18 +201,18 @@ class TrainLoader(Loader):
         example = self.fit(example, rng, bucket)
         for transform in self.transforms:
             example = transform(example, rng)
-        present = len(example.labels)
-        counts.update({"objects lost to crops": whole - present, OVER_CAPACITY: max(0, present - self.capacity)})
-        return index, keep_largest(example, self.capacity)
+        counts["objects lost to crops"] += whole - len(example.labels)
+        return index, self.limited(example, counts)
 
     def __call__(self, step: int) -> Loaded:
         _use_one_thread()
         epoch, plan = self.plan(step)
         bucket, counts, problems = self.buckets[plan.bucket], collections.Counter(), []
         make = functools.partial(self.sample, epoch=epoch, bucket=bucket, counts=counts, problems=problems)
-        made = [make(int(index), int(repeat)) for index, repeat in zip(plan.indices, plan.repeats)]
-        samples, examples = zip(*made)
-        batch = assemble(examples, samples, bucket=bucket, capacity=self.capacity)
+        batch = self.empty(plan)
+        for i, (index, repeat) in enumerate(zip(plan.indices.tolist(), plan.repeats.tolist())):
+            batch.samples[i], example = make(index, repeat)
+            fill(batch, i, example)  # at once: unpacked, the masks of one image can be as large as a batch's
         return Loaded(batch, dict(counts), tuple(problems))
 
 
@@ -191,20 +228,19 @@ class EvaluationLoader(Loader):
         _use_one_thread()
         plan = self.plan[step]
         bucket, counts, problems = self.buckets[plan.bucket], collections.Counter(), []
-        examples: list[Example | None] = [None] * len(plan.indices)
-        samples = [-1] * len(plan.indices)
-        for slot, index in enumerate(map(int, plan.indices)):
+        batch = self.empty(plan)
+        for i, index in enumerate(plan.indices.tolist()):
             read = None if index < 0 else self.read(index)
             if isinstance(read, Problem):
                 problems.append(read)
             elif read is not None:
                 example, found = read
                 counts.update(found)
-                if self.capacity:
-                    counts[OVER_CAPACITY] += max(0, len(example.labels) - self.capacity)
-                examples[slot] = keep_largest(fit_inside(example, np.random.default_rng(0), bucket), self.capacity)
-                samples[slot] = index
-        batch = assemble(examples, samples, bucket=bucket, capacity=self.capacity)
+                if not self.capacity:
+                    example = keep_largest(example, 0)  # not asked for, so not in excess
+                example = fit_inside(example, np.random.default_rng(0), bucket)
+                fill(batch, i, self.limited(example, counts))
+                batch.samples[i] = index
         return Loaded(batch, dict(counts), tuple(problems))
 
 

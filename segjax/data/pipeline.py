@@ -5,6 +5,7 @@ was never stopped gives from there, bit for bit, on any number of threads or wor
 """
 
 import collections
+import dataclasses
 import functools
 import sys
 import warnings
@@ -18,10 +19,12 @@ from absl import flags
 
 from segjax.data import buckets as bucketing
 from segjax.data.buckets import Bucket
+from segjax.data.examples import check_wanted
 from segjax.data.loading import OVER_CAPACITY, EvaluationLoader, Loaded, TrainLoader
+from segjax.data.proposals import ProposalFile
 from segjax.data.source import DataError, Problem, Source
 from segjax.data.transforms import Fit, Transform, fit_inside
-from segjax.types import Batch, Instances
+from segjax.types import Batch, Instances, Proposals
 
 
 class Batches(Iterator[Batch]):
@@ -122,6 +125,9 @@ def train_batches(
     seed: int,
     fit: Fit = fit_inside,
     transforms: Sequence[Transform] = (),
+    fields: Sequence[str] = (),
+    proposals: ProposalFile | None = None,
+    proposal_count: int = 0,
     start: int = 0,
     epochs: int | None = None,
     threads: int = 1,
@@ -142,7 +148,12 @@ def train_batches(
         capacity: number of objects an image can have.
         seed: not negative.
         fit: brings an image into its bucket: `fit_inside`, or a `ScaleJitter`.
-        transforms: applied in order after `fit`.
+        transforms: applied in order after `fit`. `HorizontalFlip` must know the joints where keypoints are asked for.
+        fields: what the objects of a batch carry beside boxes and labels, made only where asked for: "masks",
+            "keypoints", and names of the source's attributes, which go to `Instances.extra`. An object without a mask
+            or without keypoints is trained on as a box, and counted in `counts`.
+        proposals: boxes made beforehand, for `Batch.proposals`.
+        proposal_count: number of them that an image can have; further ones, the worst, are left out and counted.
         start: the step to start at, counted over all epochs from 0.
         threads: how many batches are made at the same time. Decoding and resizing run in parallel.
         workers: processes in place of threads, each with `threads` threads; 0 for none. Worth their start-up (seconds)
@@ -150,10 +161,11 @@ def train_batches(
         ahead: how many finished batches may wait, for each thread.
 
     Raises:
-        ValueError: where an option is out of range.
+        ValueError: where an option is out of range, or the source does not have one of `fields`.
         DataError: where the source has no images; from `next`, where no image of a bucket can be read.
     """
     shared = _checked(source, buckets, batch_size, capacity)
+    shared["wanted"] = check_wanted(source, fields, proposals, proposal_count)
     if seed < 0 or start < 0:
         raise ValueError(f"seed={seed} and start={start} must not be negative")
     load = TrainLoader(**shared, seed=seed, fit=fit, transforms=tuple(transforms))
@@ -176,6 +188,9 @@ def evaluation_batches(
     buckets: Sequence[Bucket],
     batch_size: int,
     capacity: int = 0,
+    fields: Sequence[str] = (),
+    proposals: ProposalFile | None = None,
+    proposal_count: int = 0,
     threads: int = 1,
     workers: int = 0,
     ahead: int = 2,
@@ -187,9 +202,11 @@ def evaluation_batches(
 
     Args: as in `train_batches`, except
         capacity: number of objects of an image that the batch carries, for a validation loss. 0, the default, carries
-            none: an evaluator takes its ground truth from the source.
+            none, and no `fields`: an evaluator takes its ground truth from the source.
     """
-    load = EvaluationLoader(**_checked(source, buckets, batch_size, capacity))
+    shared = _checked(source, buckets, batch_size, capacity)
+    wanted = check_wanted(source, fields if capacity else (), proposals, proposal_count)
+    load = EvaluationLoader(**shared, wanted=wanted)
     return Batches(
         load,
         source=source,
@@ -228,18 +245,25 @@ def _ahead(
     return iter(batches)
 
 
-def _flat(load: Callable[[int], Loaded], step: int) -> tuple[dict[str, np.ndarray], dict[str, int], list[tuple]]:
+def _flat(load: Callable[[int], Loaded], step: int) -> tuple[dict[str, Any], dict[str, int], list[tuple]]:
     """What `load` gives, in plain containers: between processes grain puts handles in the place of arrays."""
     batch, counts, problems = load(step)
-    arrays = {name: getattr(batch, name) for name in ("images", "sizes", "samples")}
-    arrays |= {name: getattr(batch.instances, name) for name in ("boxes", "labels", "valid")}
-    return arrays, counts, [tuple(problem) for problem in problems]
+    return _plain(batch), counts, [tuple(problem) for problem in problems]
 
 
-def _unflat(element: tuple[dict[str, np.ndarray], dict[str, int], list[tuple]]) -> Loaded:
+def _plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, without what is None."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {name: _plain(found) for name, found in fields.items() if found is not None}
+
+
+def _unflat(element: tuple[dict[str, Any], dict[str, int], list[tuple]]) -> Loaded:
     arrays, counts, problems = element
-    instances = Instances(arrays["boxes"], arrays["labels"], arrays["valid"])
-    batch = Batch(arrays["images"], arrays["sizes"], instances, arrays["samples"])
+    instances = Instances(**arrays["instances"])
+    proposals = Proposals(**arrays["proposals"]) if "proposals" in arrays else None
+    batch = Batch(arrays["images"], arrays["sizes"], instances, arrays["samples"], proposals)
     return Loaded(batch, counts, tuple(Problem(*problem) for problem in problems))
 
 

@@ -26,6 +26,11 @@ def segmentation_to_mask(segmentation: Any, height: int, width: int) -> Bool[np.
     fault = segmentation_fault(segmentation, height, width)
     if fault:
         raise DataError(f"A segmentation cannot be drawn: {fault}.")
+    return drawn(segmentation, height, width)
+
+
+def drawn(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "h w"]:
+    """The mask of a segmentation that `segmentation_fault` found no fault in."""
     runs = segmentation
     if isinstance(segmentation, list):
         runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))

@@ -1,11 +1,14 @@
-"""Augmentation and resizing of one example: plain NumPy functions in which boxes move exactly with the pixels.
+"""Augmentation and resizing of one example: plain NumPy functions in which what is known moves exactly with the pixels.
+
+Boxes, proposals and joints are points in continuous coordinates; masks are pixels. A joint of visibility 0 is (0, 0, 0)
+wherever the image goes.
 
 There are two kinds. A `Fit` (`fit_inside`, `ScaleJitter`) brings an image into a bucket; a `Transform`
 (`HorizontalFlip`, `ColorJitter`) is `(example, rng) -> example` and works on the image at that size, so that its cost
 is bounded by the bucket and not by the file. All randomness comes from `rng`.
 
 Resizing is bilinear with half-pixel centres and without antialiasing, at both directions: what torchvision's detectors
-were trained with.
+were trained with. Masks are resized by nearest neighbour, as there.
 """
 
 import dataclasses
@@ -16,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from segjax.data.buckets import Bucket, fit
+from segjax.data.masks import flip_masks, resize_masks
 from segjax.data.source import Example
 
 Transform = Callable[[Example, np.random.Generator], Example]
@@ -28,29 +32,69 @@ GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def select(example: Example, keep: Bool[np.ndarray, "n"]) -> Example:
-    """The example with only the objects where `keep` is True."""
-    return dataclasses.replace(example, boxes=example.boxes[keep], labels=example.labels[keep])
+    """The example with only the objects where `keep` is True, and all its proposals."""
+    if keep.all():
+        return example  # masks are large
+    return dataclasses.replace(
+        example,
+        boxes=example.boxes[keep],
+        labels=example.labels[keep],
+        masks=None if example.masks is None else example.masks[keep],
+        keypoints=None if example.keypoints is None else example.keypoints[keep],
+        extra={name: values[keep] for name, values in example.extra.items()},
+    )
 
 
 def resize(example: Example, size: tuple[int, int]) -> Example:
-    """The image resized to `size`, (height, width) in pixels, and the boxes with it. The aspect ratio may change."""
+    """The image resized to `size`, (height, width) in pixels, and all that lies on it. The aspect ratio may change."""
     height, width = example.image.shape[:2]
     if size == (height, width):
         return example
     image = cv2.resize(example.image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     ratio = np.array([size[1] / width, size[0] / height] * 2, np.float32)
-    return dataclasses.replace(example, image=image, boxes=example.boxes * ratio)
+    masks, points, proposals = example.masks, example.keypoints, example.proposals
+    return dataclasses.replace(
+        example,
+        image=image,
+        boxes=example.boxes * ratio,
+        masks=None if masks is None else resize_masks(masks, size),
+        keypoints=None if points is None else points * np.append(ratio[:2], np.float32(1)),
+        proposals=None if proposals is None else proposals * ratio,
+    )
 
 
 def crop(example: Example, *, top: int, left: int, height: int, width: int) -> Example:
     """The window of the image that starts at (top, left), and what is left of each box in it.
 
-    All objects are kept, in order: a box outside the window comes back with zero width or height.
+    All objects are kept, in order: a box outside the window comes back with zero width or height. The boxes are
+    clipped, also those of objects with masks, so that an object may have a smaller mask than box. A joint outside the
+    window loses its label. Proposals that the window leaves nothing of are dropped.
     """
     image = example.image[top : top + height, left : left + width]
     shift = np.array([left, top] * 2, np.float32)
     limit = np.array([width, height] * 2, np.float32)
-    return dataclasses.replace(example, image=image, boxes=np.clip(example.boxes - shift, 0, limit))
+    masks, points = example.masks, example.keypoints
+    cropped = dataclasses.replace(
+        example,
+        image=image,
+        boxes=np.clip(example.boxes - shift, 0, limit),
+        masks=None if masks is None else masks[:, top : top + height, left : left + width],
+        keypoints=None if points is None else _crop_points(points, shift[:2], limit[:2]),
+    )
+    return cropped if example.proposals is None else _crop_proposals(cropped, shift, limit)
+
+
+def _crop_points(points: np.ndarray, shift: np.ndarray, limit: np.ndarray) -> Float[np.ndarray, "n k 3"]:
+    at = points[..., :2] - shift
+    seen = ((at >= 0) & (at <= limit)).all(axis=-1) & (points[..., 2] > 0)
+    return np.concatenate([at, points[..., 2:]], axis=-1) * seen[..., None]
+
+
+def _crop_proposals(example: Example, shift: np.ndarray, limit: np.ndarray) -> Example:
+    boxes, scores = np.clip(example.proposals - shift, 0, limit), example.proposal_scores
+    left = _areas(boxes) > 0
+    scores = None if scores is None else scores[left]
+    return dataclasses.replace(example, proposals=boxes[left], proposal_scores=scores)
 
 
 def place(image: UInt8[np.ndarray, "h w 3"], canvas: UInt8[np.ndarray, "h2 w2 3"]) -> tuple[int, int]:
@@ -85,7 +129,10 @@ def letterbox(example: Example, size: tuple[int, int]) -> tuple[Example, tuple[i
     fitted = resize(example, (height, width))
     canvas = np.zeros((*size, 3), np.uint8)
     inside = place(fitted.image, canvas)
-    return dataclasses.replace(fitted, image=canvas), inside
+    masks = None if fitted.masks is None else np.zeros((len(fitted.masks), *size), np.uint8)
+    if masks is not None:
+        masks[:, :height, :width] = fitted.masks
+    return dataclasses.replace(fitted, image=canvas, masks=masks), inside
 
 
 def unletterbox(
@@ -104,21 +151,46 @@ def unletterbox(
 
 @dataclasses.dataclass(frozen=True)
 class HorizontalFlip:
-    """Mirrors left and right with a probability."""
+    """Mirrors left and right with a probability.
+
+    Examples with keypoints need `flip`, the `KeypointNames.flip` of their source: in a mirrored image the left wrist is
+    the right one.
+    """
 
     probability: float = 0.5
+    flip: tuple[int, ...] | None = None
+    """`flip[i]` is the joint that joint i becomes in a mirrored image."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"HorizontalFlip: probability must lie in 0..1, not {self.probability}")
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        if example.keypoints is not None:
+            self._check(example.keypoints.shape[1])
         if rng.random() >= self.probability:
             return example
         width = np.float32(example.image.shape[1])
-        x1, y1, x2, y2 = example.boxes.T
-        boxes = np.stack([width - x2, y1, width - x1, y2], axis=1)
-        return dataclasses.replace(example, image=cv2.flip(example.image, 1), boxes=boxes)
+        masks, points, proposals = example.masks, example.keypoints, example.proposals
+        return dataclasses.replace(
+            example,
+            image=cv2.flip(example.image, 1),
+            boxes=_mirrored(example.boxes, width),
+            masks=None if masks is None else flip_masks(masks),
+            keypoints=None if points is None else self._joints(points, width),
+            proposals=None if proposals is None else _mirrored(proposals, width),
+        )
+
+    def _check(self, joints: int) -> None:
+        if self.flip is None or sorted(self.flip) != list(range(joints)):
+            raise ValueError(
+                f"HorizontalFlip: flip={self.flip} does not say what each of the {joints} joints becomes; give the "
+                "source's: HorizontalFlip(flip=source.keypoints.flip)"
+            )
+
+    def _joints(self, points: np.ndarray, width: np.float32) -> Float[np.ndarray, "n k 3"]:
+        mirrored = points * np.array([-1, 1, 1], np.float32) + np.array([width, 0, 0], np.float32)
+        return np.where(points[..., 2:] > 0, mirrored, np.float32(0))[:, list(self.flip)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +202,7 @@ class ScaleJitter:
     resizing, so the cost does not grow with the scale.
 
     An object is dropped, not trained on, where the window leaves less than `min_visible` of its box's area, or less
-    than `min_size` pixels of its width or height after resizing.
+    than `min_size` pixels of its width or height after resizing. The box decides, also of an object with a mask.
     """
 
     scales: tuple[float, float] = (0.8, 1.25)
@@ -184,6 +256,11 @@ class ColorJitter:
         offset = np.full((3, 1), (1 - contrast) * brightness * mean, np.float32)
         image = cv2.transform(example.image, np.hstack([contrast * brightness * colour, offset]))
         return dataclasses.replace(example, image=image)
+
+
+def _mirrored(boxes: Float[np.ndarray, "n 4"], width: np.float32) -> Float[np.ndarray, "n 4"]:
+    x1, y1, x2, y2 = boxes.T
+    return np.stack([width - x2, y1, width - x1, y2], axis=1)
 
 
 def _areas(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:

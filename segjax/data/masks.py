@@ -1,0 +1,95 @@
+"""The masks of one image's objects on the host: drawn, resized, mirrored and packed, each within its own window.
+
+Masks are UInt8 [n h w] of 0 and 1. Most objects are small beside their image, so every function here touches no more
+than the rectangle that holds an object's pixels; the rest stays memory that comes zeroed and is never written, which
+the system does not even provide.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from segjax.data.segmentations import drawn, segmentation_fault
+from segjax.data.source import DataError
+
+Masks = UInt8[np.ndarray, "n _ _"]
+
+
+def draw_masks(segmentations: Sequence[Any], height: int, width: int) -> UInt8[np.ndarray, "n h w"]:
+    """The masks that COCO segmentations describe, as pycocotools draws them; None gives an empty one.
+
+    Args:
+        segmentations: one of COCO's three forms each, or None.
+        height, width: of the image, in pixels.
+
+    Raises:
+        DataError: a segmentation is malformed or of another size.
+    """
+    masks = np.zeros((len(segmentations), height, width), np.uint8)
+    for mask, segmentation in zip(masks, segmentations):
+        if segmentation is None:
+            continue
+        if fault := segmentation_fault(segmentation, height, width):
+            raise DataError(f"A segmentation cannot be drawn: {fault}.")
+        if isinstance(segmentation, list):
+            _draw_polygons(segmentation, mask)
+        else:
+            mask[:] = drawn(segmentation, height, width)
+    return masks
+
+
+def _draw_polygons(polygons: list, mask: np.ndarray) -> None:
+    """Draws polygons in the window that holds them, which is moved by whole pixels and so changes none of theirs."""
+    points = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in polygons]
+    corners = np.concatenate(points)
+    limit = np.array(mask.shape[::-1])
+    low = np.clip(np.floor(corners.min(axis=0)).astype(int) - 1, 0, limit)
+    high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 2, low, limit)
+    if (high > low).all():
+        (x1, y1), (x2, y2) = low.tolist(), high.tolist()
+        moved = [(polygon - low).ravel().tolist() for polygon in points]
+        mask[y1:y2, x1:x2] = drawn(moved, y2 - y1, x2 - x1)
+
+
+def resize_masks(masks: Masks, size: tuple[int, int]) -> UInt8[np.ndarray, "n h2 w2"]:
+    """Masks resized to `size`, (height, width), by nearest neighbour: out[i] = in[floor(i * (in size / out size))].
+
+    The product is taken in float32, as torch.nn.functional.interpolate(mode="nearest") takes it, with which
+    torchvision's detectors resize their masks.
+    """
+    rows, columns = (_nearest(n, out) for n, out in zip(masks.shape[1:], size))
+    resized = np.zeros((len(masks), *size), np.uint8)
+    for mask, out in zip(masks, resized):
+        x, y, width, height = cv2.boundingRect(mask)
+        top, bottom = np.searchsorted(rows, (y, y + height)).tolist()
+        left, right = np.searchsorted(columns, (x, x + width)).tolist()
+        window = mask[y : y + height].take(columns[left:right], axis=1)
+        out[top:bottom, left:right] = window.take(rows[top:bottom] - y, axis=0)
+    return resized
+
+
+def _nearest(size: int, out: int) -> np.ndarray:
+    """For each of `out` positions the one of `size` that it is taken from, in order."""
+    scaled = np.arange(out, dtype=np.float32) * (np.float32(size) / np.float32(out))
+    return np.minimum(scaled.astype(np.int64), size - 1)
+
+
+def flip_masks(masks: UInt8[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n h w"]:
+    """Masks with left and right exchanged."""
+    flipped, full = np.zeros(masks.shape, np.uint8), masks.shape[2]
+    for mask, out in zip(masks, flipped):
+        x, y, width, height = cv2.boundingRect(mask)
+        out[y : y + height, full - x - width : full - x] = mask[y : y + height, x : x + width][:, ::-1]
+    return flipped
+
+
+def pack_into(packed: UInt8[np.ndarray, "n h2 bytes"], masks: Masks) -> None:
+    """Writes masks to the top left of `packed`, which is zero: eight pixels a byte, as `numpy.packbits(axis=-1)`."""
+    for mask, out in zip(masks, packed):
+        x, y, width, height = cv2.boundingRect(mask)
+        first = x // 8 * 8
+        window = np.packbits(mask[y : y + height, first : x + width], axis=-1)
+        out[y : y + height, first // 8 : first // 8 + window.shape[1]] = window
