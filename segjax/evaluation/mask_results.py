@@ -47,7 +47,8 @@ def _windows(boxes: Float[np.ndarray, "n 4"], parts: int) -> Int[np.ndarray, "n 
 def _encode(padded: Float[np.ndarray, "p p"], window: list[int], height: int, width: int) -> Runs:
     x1, y1, x2, y2 = window
     rows, columns = _weights(y1, y2, len(padded), height), _weights(x1, x2, len(padded), width)
-    return encode_window(rows @ padded @ columns.T > MASK_THRESHOLD, max(x1, 0), max(y1, 0), height=height, width=width)
+    inside = (columns @ padded.T @ rows.T > MASK_THRESHOLD).T  # stored down the columns, as it will be read
+    return encode_window(inside, max(x1, 0), max(y1, 0), height=height, width=width)
 
 
 def _weights(first: int, last: int, parts: int, limit: int) -> Float[np.ndarray, "pixels parts"]:
@@ -64,9 +65,10 @@ def encode_window(inside: Bool[np.ndarray, "h w"], x: int, y: int, *, height: in
 
     COCO's run lengths go down the columns, begin with the pixels outside and are compressed by pycocotools.
     """
-    framed = np.zeros((inside.shape[1], inside.shape[0] + 2), np.int8)
+    framed = np.zeros((inside.shape[1], inside.shape[0] + 2), bool)
     framed[:, 1:-1] = inside.T
-    columns, rows = np.nonzero(np.diff(framed, axis=1))
+    flat = framed.ravel()
+    columns, rows = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), framed.shape[1])
     edges = (columns + x) * height + rows + y  # first pixel of a run and first pixel after it, in turn
     # A run that reaches the foot of one column and goes on at the head of the next is one run.
     joined = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1
