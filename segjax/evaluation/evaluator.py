@@ -98,16 +98,19 @@ def to_original(
     if len(original) != len(sizes):
         raise ValueError(f"got {len(sizes)} sizes for {len(original)} image infos; one of each per image is needed")
     factors = (original / sizes)[:, None, ::-1]
-    as_floats = lambda values: np.asarray(values, np.float32)  # noqa: E731
     return Detections(
-        boxes=as_floats(np.asarray(detections.boxes, np.float64) * np.tile(factors, 2)),
-        scores=as_floats(detections.scores),
+        boxes=_floats(np.asarray(detections.boxes, np.float64) * np.tile(factors, 2)),
+        scores=_floats(detections.scores),
         labels=np.asarray(detections.labels, np.int32),
         valid=np.asarray(detections.valid),
-        masks=None if detections.masks is None else as_floats(detections.masks),
+        masks=None if detections.masks is None else _floats(detections.masks),
         keypoints=None if detections.keypoints is None else _scaled_joints(detections.keypoints, factors),
-        extra={name: as_floats(values) for name, values in detections.extra.items()},
+        extra={name: _floats(values) for name, values in detections.extra.items()},
     )
+
+
+def _floats(values: Array | np.ndarray) -> Float32[np.ndarray, "..."]:
+    return np.asarray(values, np.float32)
 
 
 def _scaled_joints(keypoints: Array | np.ndarray, factors: np.ndarray) -> Float32[np.ndarray, "b n k 3"]:
