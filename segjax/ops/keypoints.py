@@ -41,7 +41,8 @@ def heatmap_targets(
     keypoints, boxes = keypoints.astype(jnp.float32), boxes.astype(jnp.float32)
     first, last = boxes[:, None, :2], boxes[:, None, 2:]
     side = last - first
-    scale = jnp.where(side > 0, size / jnp.where(side > 0, side, 1), 0)
+    # torch divides a number by a tensor through the reciprocal; on the border of two cells the last bit decides.
+    scale = jnp.where(side > 0, 1 / jnp.where(side > 0, side, 1), 0) * size
     at = keypoints[..., :2]
     cell = jnp.where(at == last, size - 1, jnp.floor((at - first) * scale))
     inside = (side > 0) & (cell >= 0) & (cell < size)
@@ -114,7 +115,7 @@ def oks(
     spread = (areas.astype(jnp.float32)[..., None] + np.spacing(1)) * spread.reshape((1,) * areas.ndim + (joints,))
     near = jnp.exp(-jnp.square(apart).sum(-1) / spread[..., None, :, :])
     labelled = (truth[..., 2] > 0)[..., None, :, :]
-    return jnp.where(labelled, near, 0).sum(-1) / jnp.maximum(labelled.sum(-1), 1)
+    return jnp.where(labelled, near, 0).sum(-1) / jnp.maximum(labelled.sum(-1, dtype=jnp.float32), 1)
 
 
 def _decode(maps, box, max_size):
