@@ -129,7 +129,8 @@ def apply_rules(rules: list[Rule], state_dict: Mapping[str, Any], *, name: str) 
                 branch = branch.setdefault(module, {})
             # NumPy has no bfloat16 of torch's.
             array = value.detach().cpu().float().numpy() if hasattr(value, "detach") else np.asarray(value)
-            branch[leaf] = jnp.asarray(LAYOUTS[rule.layout](array), jnp.float32)
+            # A copy: on a CPU an array would else share its memory with a torch model that may be trained on.
+            branch[leaf] = jnp.array(LAYOUTS[rule.layout](array), jnp.float32)
     return tree
 
 

@@ -195,3 +195,11 @@ def test_epsilon_of_the_norms_is_converted(rng):
     }
     ours = pretrained.from_torchvision("resnet18", state | rest, epsilon=0.0)["frozen"]["backbone"]["stem_norm"]
     np.testing.assert_allclose(ours["scale"] / np.sqrt(ours["var"] + 1e-5), scale / np.sqrt(var), rtol=1e-5)
+
+
+def test_variables_do_not_share_memory_with_the_state_dict():
+    state = {name: np.array(x) for name, x in zeros(resnet_shapes("resnet18")).items()}
+    loaded = pretrained.from_torchvision("resnet18", state)
+    for x in state.values():
+        x += 1
+    assert not any(x.any() for x in jax.tree.leaves(loaded))

@@ -66,7 +66,7 @@ _ROWS: dict[str, tuple[tuple[int, int, int, bool, bool, int], ...]] = {
 }
 
 
-def divisible(channels: float) -> int:
+def divisible(channels: int | float) -> int:
     """The multiple of eight next to `channels`, at least eight and at least nine tenths of it (MobileNetV2's rule)."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
