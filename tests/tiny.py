@@ -4,15 +4,17 @@ import dataclasses
 import json
 import pathlib
 
+import jax
 import numpy as np
+import optax
 from PIL import Image
 
 from configs.base import Data, Optim, Recipe
-from configs.models import FasterRCNN
+from configs.models import FasterRCNN, KeypointRCNN, MaskRCNN
 from segjax.models.heads.box import BoxSettings
 from segjax.models.heads.roi import PoolSettings, SamplingSettings
 from segjax.models.heads.rpn import RPNSettings
-from segjax.types import Batch, Instances
+from segjax.types import Batch, Instances, Model, Variables
 
 CLASSES = ("disc", "bar", "frame")
 SIDE = 64
@@ -112,3 +114,56 @@ def recipe(root: pathlib.Path, run: pathlib.Path, **changes) -> Recipe:
         run=run,
     )
     return dataclasses.replace(plain, **changes)
+
+
+JOINTS = 3
+
+
+def with_everything(batch: Batch) -> Batch:
+    """The batch with masks (ellipses in the boxes), joints (two corners, the middle) and the width of each object."""
+    objects = batch.instances
+    b, n = objects.labels.shape
+    height, width = batch.images.shape[1:3]
+    y, x = np.mgrid[:height, :width] + 0.5
+    masks = np.zeros((b, n, height, width), bool)
+    points = np.zeros((b, n, JOINTS, 3), np.float32)
+    for i, j in zip(*np.nonzero(objects.valid)):
+        x1, y1, x2, y2 = objects.boxes[i, j]
+        masks[i, j] = (((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2) <= 1
+        ends = np.array([[x1 + 0.5, y1 + 0.5], [(x1 + x2) / 2, (y1 + y2) / 2], [x2 - 0.5, y2 - 0.5]])
+        points[i, j] = np.concatenate([ends, np.full((3, 1), 2)], axis=1)
+    extra = {"width": (objects.boxes[..., 2] - objects.boxes[..., 0]).astype(np.float32)}
+    return batch.replace(instances=objects.replace(masks=np.packbits(masks, -1), keypoints=points, extra=extra))
+
+
+def _of(kind, **more):
+    """The tiny model as another kind of detector."""
+    return kind(**{field.name: getattr(MODEL, field.name) for field in dataclasses.fields(MODEL)}, **more)
+
+
+MASK_MODEL = _of(MaskRCNN, mask_channels=(16,), mask_pool=PoolSettings(size=7, canonical_size=32.0))
+KEYPOINT_MODEL = _of(KeypointRCNN, keypoint_channels=(16, 16), keypoint_pool=PoolSettings(size=7, canonical_size=32.0))
+
+
+def overfit(model: Model, batch: Batch, *, steps: int) -> tuple[Variables, dict[str, float], dict[str, float]]:
+    """(variables, losses at first, mean of the last five) of a model trained by Adam on this one batch."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, steps))
+
+    @jax.jit
+    def step(variables, state, key):
+        def total(params):
+            terms, new = model.losses({**variables, "params": params}, batch, key)
+            return sum(terms.values()), (terms, new)
+
+        (_, (terms, new)), grads = jax.value_and_grad(total, has_aux=True)(variables["params"])
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes a float to an integer's power
+            updates, state = optimizer.update(grads, state)
+        return {**new, "params": optax.apply_updates(variables["params"], updates)}, state, terms
+
+    variables = jax.jit(model.init)(jax.random.key(0), batch)
+    state, history = optimizer.init(variables["params"]), []
+    for key in jax.random.split(jax.random.key(1), steps):
+        variables, state, terms = step(variables, state, key)
+        history.append(jax.device_get(terms))
+    last = {name: float(np.mean([terms[name] for terms in history[-5:]])) for name in history[0]}
+    return variables, {name: float(value) for name, value in history[0].items()}, last

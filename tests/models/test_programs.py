@@ -5,8 +5,6 @@ import dataclasses
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
-import optax
 import pytest
 
 from configs.models import FasterRCNN
@@ -18,12 +16,14 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 MODELS = {
     "tiny bfloat16 batch norm": dataclasses.replace(tiny.MODEL, dtype="bfloat16", norm="batch"),
     "R50-FPN": FasterRCNN(),
+    "tiny masks": tiny.MASK_MODEL,
+    "tiny joints": tiny.KEYPOINT_MODEL,
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_losses_and_predict_lower_for_every_platform(name, key):
-    model, batch = MODELS[name].build(3), tiny.batch_of(tiny.TWO)
+    model, batch = MODELS[name].build(3, tiny.JOINTS), tiny.with_everything(tiny.batch_of(tiny.TWO))
     variables = jax.eval_shape(model.init, key, batch)
 
     def gradient(params, variables, batch, key):
@@ -50,24 +50,8 @@ def test_losses_and_predict_lower_for_every_platform(name, key):
 def test_it_overfits_one_batch():
     """From scratch, Adam brings the losses of two images down, and predict then finds their objects."""
     model, batch = tiny.MODEL.build(len(tiny.CLASSES)), jax.tree.map(jnp.asarray, tiny.batch_of(tiny.TWO))
-    optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, STEPS))
-
-    @jax.jit
-    def step(variables, state, key):
-        def total(params):
-            return sum(model.losses({**variables, "params": params}, batch, key)[0].values())
-
-        loss, grads = jax.value_and_grad(total)(variables["params"])
-        with jax.numpy_dtype_promotion("standard"):  # optax's Adam takes a float to an integer's power
-            updates, state = optimizer.update(grads, state)
-        return {**variables, "params": optax.apply_updates(variables["params"], updates)}, state, loss
-
-    variables = jax.jit(model.init)(jax.random.key(0), batch)
-    state, losses = optimizer.init(variables["params"]), []
-    for key in jax.random.split(jax.random.key(1), STEPS):
-        variables, state, loss = step(variables, state, key)
-        losses.append(float(loss))
-    assert np.mean(losses[-5:]) < 0.15 * losses[0]
+    variables, first, last = tiny.overfit(model, batch, steps=STEPS)
+    assert sum(last.values()) < 0.15 * sum(first.values())
     found = jax.device_get(jax.jit(model.predict)(variables, batch.images, batch.sizes))
     for i, (boxes, labels) in enumerate(tiny.TWO):
         # As many detections as there are objects come first, one at each, of its class.
