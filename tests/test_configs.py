@@ -9,12 +9,15 @@ import pytest
 
 from configs import CONFIGS
 from configs.base import Data, Optim, Recipe, Start
+from configs.models import MaskRCNN
 from segjax.data.buckets import check_buckets
+from segjax.data.source import KeypointNames, Vocabulary
 from tests import tiny
 from train.optim import schedule
 from train.runtime import check_same, finite, load_run, one_sentence, recipe_from, save_run
 
-CLASSES = ("a", "b")
+WORDS = Vocabulary(("a", "b"))
+JOINTS = Vocabulary(("a", "b"), KeypointNames(("top", "left_x", "right_x"), ((0, 1),), (0, 2, 1), (0.1, 0.2, 0.2)))
 
 
 def parse(*arguments):
@@ -28,9 +31,9 @@ def test_config_json_holds_a_whole_recipe(name, tmp_path):
     for i, recipe in enumerate((CONFIGS[name], dataclasses.replace(CONFIGS[name], start=start, optim=optim))):
         recipe = dataclasses.replace(recipe, run=tmp_path / str(i), loss_weights=(("box", 2.0),))
         recipe.run.mkdir()
-        save_run(name, recipe, CLASSES)
+        save_run(name, recipe, (WORDS, JOINTS)[i])
         loaded = load_run(recipe.run)
-        assert loaded == (name, recipe, CLASSES)
+        assert loaded == (name, recipe, (WORDS, JOINTS)[i])
         assert hash(loaded[1]) == hash(recipe)  # tuples are tuples again
 
 
@@ -38,10 +41,11 @@ def test_config_json_holds_a_whole_recipe(name, tmp_path):
 def test_recipes_are_sound(name, key):
     recipe = CONFIGS[name]
     assert all(side % 32 == 0 for bucket in check_buckets(recipe.data.buckets) for side in bucket)
-    model = recipe.model.build(3)
-    variables = jax.eval_shape(model.init, key, tiny.batch_of([([], [])]))
-    losses, _ = jax.eval_shape(model.losses, variables, tiny.batch_of([([], [])]), key)
-    assert set(losses) == {"rpn_objectness", "rpn_box", "class", "box"}
+    model, batch = recipe.model.build(3, tiny.JOINTS), tiny.with_everything(tiny.batch_of([([], [])]))
+    variables = jax.eval_shape(model.init, key, batch)
+    losses, _ = jax.eval_shape(model.losses, variables, batch, key)
+    more = {"masks": "mask", "keypoints": "keypoint"}
+    assert set(losses) == {"rpn_objectness", "rpn_box", "class", "box", *(more[f] for f in recipe.model.fields)}
     rate = schedule(recipe.optim, recipe.steps)
     assert float(rate(0)) < float(rate(recipe.optim.warmup_steps)) == pytest.approx(recipe.optim.lr)
 
@@ -61,7 +65,7 @@ def test_an_unknown_recipe_lists_the_known_ones():
         parse("faster_rcnn_coc")
     text = str(error.value)
     assert text.startswith("no recipe is called 'faster_rcnn_coc'. usage: python -m train NAME")
-    assert all(f"  {name}: Faster R-CNN" in text for name in CONFIGS)
+    assert all(f"  {name}: " in text for name in CONFIGS) and "  mask_rcnn_scenes: Mask R-CNN from scratch" in text
 
 
 def test_a_misspelt_option_gets_a_suggestion(capsys):
@@ -79,16 +83,20 @@ def test_a_misspelt_option_gets_a_suggestion(capsys):
 ])  # fmt: skip
 def test_a_run_is_one_recipe(change, field, tmp_path):
     recipe = Recipe(run=tmp_path)
-    save_run("x", recipe, CLASSES)
+    save_run("x", recipe, WORDS)
     with pytest.raises(ValueError, match=f"holds a run with {field}: name another folder with --run"):
-        check_same(tmp_path, dataclasses.replace(recipe, **change), CLASSES)
-    check_same(tmp_path, dataclasses.replace(recipe, log_every=1, keep=9, steps=5000), CLASSES)
+        check_same(tmp_path, dataclasses.replace(recipe, **change), WORDS)
+    check_same(tmp_path, dataclasses.replace(recipe, log_every=1, keep=9, steps=5000), WORDS)
 
 
 def test_a_run_has_one_class_map(tmp_path):
-    save_run("x", Recipe(run=tmp_path), CLASSES)
+    save_run("x", Recipe(run=tmp_path), WORDS)
     with pytest.raises(ValueError, match=r"was trained on the classes \('a', 'b'\); the data now has \('b', 'a'\)"):
-        check_same(tmp_path, Recipe(run=tmp_path), ("b", "a"))
+        check_same(tmp_path, Recipe(run=tmp_path), Vocabulary(("b", "a")))
+    with pytest.raises(ValueError, match="was trained on other joints than the data has now"):
+        check_same(tmp_path, Recipe(run=tmp_path), JOINTS)
+    with pytest.raises(ValueError, match="holds a run of FasterRCNN, and this is MaskRCNN: name another folder"):
+        check_same(tmp_path, Recipe(run=tmp_path, model=MaskRCNN()), WORDS)
 
 
 def test_a_folder_without_config_is_no_run(tmp_path):
@@ -97,12 +105,59 @@ def test_a_folder_without_config_is_no_run(tmp_path):
 
 
 def test_a_field_of_another_version_is_named(tmp_path):
-    save_run("x", Recipe(run=tmp_path), CLASSES)
+    save_run("x", Recipe(run=tmp_path), WORDS)
     content = json.loads((tmp_path / "config.json").read_text())
     content["recipe"]["optim"]["nesterov"] = True
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="has a field 'nesterov' that this version does not know"):
         load_run(tmp_path)
+    del content["model"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="was written by another version of this program"):
+        load_run(tmp_path)
+
+
+OWN = '''
+"""A recipe in a file of its own."""
+import dataclasses
+from configs.base import Recipe
+from configs.models import FasterRCNN
+
+@dataclasses.dataclass(frozen=True)
+class Own(FasterRCNN):
+    extent: float = 2.0
+
+RECIPE = Recipe(model=Own(depth=18), steps=7)
+'''
+
+
+def test_a_recipe_can_be_a_file(tmp_path):
+    """Nothing of the library is changed: the file is named on the command line, and found again from the run."""
+    file, run = tmp_path / "own.py", tmp_path / "run"
+    file.write_text(OWN)
+    name, recipe = parse(str(file), "--model.extent", "3", "--run", str(run))
+    assert (name, recipe.steps, recipe.model.extent, recipe.model.depth) == ("own", 7, 3.0, 18)
+    run.mkdir()
+    save_run(name, recipe, WORDS)
+    assert load_run(run) == (name, recipe, WORDS)
+    content = json.loads((run / "config.json").read_text())
+    content["model"]["module"] = str(tmp_path / "gone.py")
+    (run / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"names the model Own of .*gone\.py, which cannot be loaded"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("x = 1", r"has no RECIPE of type configs\.base\.Recipe: add a line RECIPE = Recipe"),
+    (None, "there is no file"),
+])  # fmt: skip
+def test_a_file_without_recipe_is_one_sentence(text, message, tmp_path, monkeypatch):
+    monkeypatch.delenv("SEGJAX_TRACEBACK", raising=False)
+    file = tmp_path / "empty.py"
+    if text:
+        file.write_text(text)
+    with pytest.raises(SystemExit, match=message):
+        parse(str(file))
 
 
 def test_an_error_of_the_user_is_one_sentence(monkeypatch):

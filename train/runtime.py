@@ -167,6 +167,8 @@ def load_run(run: pathlib.Path) -> SavedRun:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{run} is not the folder of a run: it has no config.json.") from None
+    if "model" not in content:
+        raise ValueError(f"{path} was written by another version of this program; train anew, or evaluate with that.")
     like = Recipe(model=_model_class(path, content["model"])())
     recipe = from_json(like, content["recipe"])
     # These may be paths where the default has none.
