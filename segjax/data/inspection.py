@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -41,6 +42,10 @@ class Inspection:
     """Crowd regions, which are not trained on."""
     difficult: int
     """Difficult objects that are not crowd regions, not trained on either."""
+    without_mask: int | None
+    """Objects without a segmentation, of those trained on; None where the source has no segmentations at all."""
+    without_keypoints: int | None
+    """Objects with no labelled joint, of those trained on; None where the source has no joints."""
     sizes: Int[np.ndarray, "i 2"]
     """(height, width) of each image in pixels."""
     buckets: tuple[Bucket, ...]
@@ -110,15 +115,18 @@ def inspect(
     found = [_trained(source.annotations(i)) for i in _bar(indices, "reading annotations", progress)]
     sizes = np.array([(info.height, info.width) for info in infos], np.int64).reshape(-1, 2)
     heights, widths = sizes.T
+    objects, masks = sum(len(one.labels) for one in found), sum(one.masks for one in found)
     return Inspection(
         name=source.name,
         classes=source.classes,
-        labels=np.concatenate([labels for labels, *_ in found]),
-        areas=np.concatenate([areas for _, areas, *_ in found]),
-        boxes=np.concatenate([boxes for _, _, boxes, *_ in found]),
-        owners=np.repeat(np.arange(len(source)), [len(labels) for labels, *_ in found]),
-        crowd=sum(crowd for *_, crowd, _ in found),
-        difficult=sum(difficult for *_, difficult in found),
+        labels=np.concatenate([one.labels for one in found]),
+        areas=np.concatenate([one.areas for one in found]),
+        boxes=np.concatenate([one.boxes for one in found]),
+        owners=np.repeat(np.arange(len(source)), [len(one.labels) for one in found]),
+        crowd=sum(one.crowd for one in found),
+        difficult=sum(one.difficult for one in found),
+        without_mask=objects - masks if masks else None,
+        without_keypoints=None if source.keypoints is None else objects - sum(one.keypoints for one in found),
         sizes=sizes,
         buckets=buckets,
         assigned=assign(heights, widths, buckets),
@@ -129,17 +137,32 @@ def inspect(
     )
 
 
-def _trained(annotations: Annotations) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Labels, areas, box sizes of the objects that are trained on; how many are crowd regions, how many difficult."""
+class _Trained(NamedTuple):
+    """What is kept of one image's annotations."""
+
+    labels: np.ndarray
+    areas: np.ndarray
+    boxes: np.ndarray
+    """(width, height)."""
+    crowd: int
+    difficult: int
+    masks: int
+    """How many of the objects have a segmentation."""
+    keypoints: int
+    """How many of the objects have a labelled joint."""
+
+
+def _trained(annotations: Annotations) -> _Trained:
     keep = ~(annotations.crowd | annotations.difficult)
-    boxes = annotations.boxes[keep]
-    difficult = int((annotations.difficult & ~annotations.crowd).sum())
-    return (
-        annotations.labels[keep],
-        annotations.areas[keep],
-        boxes[:, 2:] - boxes[:, :2],
-        int(annotations.crowd.sum()),
-        difficult,
+    boxes, points = annotations.boxes[keep], annotations.keypoints
+    return _Trained(
+        labels=annotations.labels[keep],
+        areas=annotations.areas[keep],
+        boxes=boxes[:, 2:] - boxes[:, :2],
+        crowd=int(annotations.crowd.sum()),
+        difficult=int((annotations.difficult & ~annotations.crowd).sum()),
+        masks=sum(annotations.segmentations[i] is not None for i in np.flatnonzero(keep)),
+        keypoints=0 if points is None else int((points[keep][..., 2] > 0).any(axis=1).sum()),
     )
 
 
@@ -173,15 +196,15 @@ def _counts(found: Inspection) -> str:
     shapes, counts = np.unique(found.sizes, axis=0, return_counts=True)
     common = [f"{w}x{h} ({n})" for (h, w), n in sorted(zip(shapes.tolist(), counts.tolist()), key=lambda x: -x[1])[:3]]
     decoded = "not tried" if found.decoded is None else f"{found.decoded.sum()} of {len(found.decoded)}"
+    total = len(found.labels)
+    lacking = (("masks", found.without_mask), ("keypoints", found.without_keypoints))
     return _aligned(
         [
-            (
-                f"{found.name}:",
-                f"{len(found.sizes)} images, {len(found.labels)} objects of {len(found.classes)} classes",
-            ),
+            (f"{found.name}:", f"{len(found.sizes)} images, {total} objects of {len(found.classes)} classes"),
             ("without objects", f"{(per_image == 0).sum()} images"),
             ("objects an image", f"{per_image.mean():.1f} on average, {per_image.max()} at most"),
             ("not trained on", f"{found.crowd} crowd regions, {found.difficult} difficult objects"),
+            *((name, f"{total - n} objects, {n} without") for name, n in lacking if n is not None),
             ("image sizes", f"{len(shapes)}, most often {', '.join(common)} (width x height)"),
             ("decoded", decoded),
         ]

@@ -63,7 +63,7 @@ def resize_masks(masks: Masks, size: tuple[int, int]) -> UInt8[np.ndarray, "n h2
     rows, columns = (_nearest(n, out) for n, out in zip(masks.shape[1:], size))
     resized = np.zeros((len(masks), *size), np.uint8)
     for mask, out in zip(masks, resized):
-        x, y, width, height = cv2.boundingRect(mask)
+        x, y, width, height = _window(mask)
         top, bottom = np.searchsorted(rows, (y, y + height)).tolist()
         left, right = np.searchsorted(columns, (x, x + width)).tolist()
         window = mask[y : y + height].take(columns[left:right], axis=1)
@@ -78,18 +78,22 @@ def _nearest(size: int, out: int) -> np.ndarray:
 
 
 def flip_masks(masks: UInt8[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n h w"]:
-    """Masks with left and right exchanged."""
-    flipped, full = np.zeros(masks.shape, np.uint8), masks.shape[2]
-    for mask, out in zip(masks, flipped):
-        x, y, width, height = cv2.boundingRect(mask)
-        out[y : y + height, full - x - width : full - x] = mask[y : y + height, x : x + width][:, ::-1]
-    return flipped
+    """A view of the masks with left and right exchanged; no pixel is moved until they are resized or packed."""
+    return masks[:, :, ::-1]
+
+
+def _window(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """(x, y, width, height) of the smallest window that holds a mask's pixels, all zero where there are none."""
+    if mask.strides[1] > 0:
+        return cv2.boundingRect(mask)
+    x, y, width, height = cv2.boundingRect(mask[:, ::-1])  # OpenCV would copy a mirrored view
+    return mask.shape[1] - x - width, y, width, height
 
 
 def pack_into(packed: UInt8[np.ndarray, "n h2 bytes"], masks: Masks) -> None:
     """Writes masks to the top left of `packed`, which is zero: eight pixels a byte, as `numpy.packbits(axis=-1)`."""
     for mask, out in zip(masks, packed):
-        x, y, width, height = cv2.boundingRect(mask)
+        x, y, width, height = _window(mask)
         first = x // 8 * 8
         window = np.packbits(mask[y : y + height, first : x + width], axis=-1)
         out[y : y + height, first // 8 : first // 8 + window.shape[1]] = window
