@@ -73,7 +73,7 @@ def crop_targets(
             of the masks by default. Samples beyond an edge of the image take the pixel at the edge.
 
     Raises:
-        ValueError: `width` is a number and not that of the masks, or size is below 1.
+        ValueError: `width` is a plain number and rows of it do not take as many bytes, or size is below 1.
     """
     if isinstance(width, int | np.integer):
         _check_width(masks, width)
