@@ -23,7 +23,7 @@ class OwnScores:
 
     def compute(self) -> dict[str, float]:
         """What `Detector.scores` says."""
-        return self._model.scores(self._source, self._collector)
+        return {name: float(value) for name, value in self._model.scores(self._source, self._collector).items()}
 
 
 class DetectionTask:

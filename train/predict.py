@@ -15,7 +15,8 @@ import tyro
 from segjax.data.files import ImageFiles
 from segjax.data.proposals import ProposalFile
 from segjax.evaluation.evaluator import CollectedDetections, DetectionCollector
-from segjax.visualize import draw_objects, save_png
+from segjax.visualize import save_png
+from train.detection_pictures import draw_found
 from train.evaluate import jit_predict, restore_run, run_evaluators
 from train.runtime import load_run, one_sentence, say, setup, write_text
 from train.step import data_mesh
@@ -84,10 +85,9 @@ def picture_name(source: ImageFiles, sample: int) -> str:
 
 def draw(source: ImageFiles, sample: int, rows: CollectedDetections, path: pathlib.Path, score: float) -> int:
     """Draws the detections of an image and saves the picture. Returns their number."""
-    shown = (rows.samples == sample) & (rows.scores >= score)
-    boxes, labels, scores = rows.boxes[shown], rows.labels[shown], rows.scores[shown]
-    save_png(path, draw_objects(source.image(sample), boxes, labels, scores, classes=source.classes))
-    return len(boxes)
+    shown = rows.select((rows.samples == sample) & (rows.scores >= score))
+    save_png(path, draw_found(source.image(sample), shown, classes=source.classes, keypoints=source.keypoints))
+    return len(shown.scores)
 
 
 def main(arguments: list[str]) -> None:

@@ -37,7 +37,7 @@ RECIPE = {
     "model.rpn.samples": "32",
     "model.rpn.candidates": "48 32",
     "model.rpn.proposals": "32 16",
-    "model.box.samples": "16",
+    "model.sampling.samples": "16",
     "model.box.candidates": "48",
     "model.box.detections": "6",
     "optim.lr": "0.001",
@@ -111,8 +111,8 @@ def losses(run: pathlib.Path) -> list[dict]:
 
 def state(run: pathlib.Path):
     """The newest checkpoint of a run: parameters, average, statistics, optimiser, key."""
-    _, recipe, classes = load_run(run)
-    return jax.device_get(evaluate.restore_run(recipe, classes, data_mesh(1))[1])
+    _, recipe, vocabulary = load_run(run)
+    return jax.device_get(evaluate.restore_run(recipe, vocabulary, data_mesh(1))[1])
 
 
 def assert_same_run(run: pathlib.Path, whole: pathlib.Path) -> None:
