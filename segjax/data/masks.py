@@ -90,8 +90,8 @@ def _window(mask: np.ndarray) -> tuple[int, int, int, int]:
     return mask.shape[1] - x - width, y, width, height
 
 
-def pack_into(packed: UInt8[np.ndarray, "n h2 bytes"], masks: Masks) -> None:
-    """Writes masks to the top left of `packed`, which is zero: eight pixels a byte, as `numpy.packbits(axis=-1)`."""
+def pack_into(packed: UInt8[np.ndarray, "capacity h2 bytes"], masks: Masks) -> None:
+    """Writes masks to the first rows and the top left of `packed`, which is zero, as `packbits(axis=-1)` packs."""
     for mask, out in zip(masks, packed):
         x, y, width, height = _window(mask)
         first = x // 8 * 8

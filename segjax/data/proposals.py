@@ -135,8 +135,8 @@ class ProposalFile:
 
     def _read(self) -> tuple[list, np.ndarray, np.ndarray, np.ndarray | None]:
         try:
-            with np.load(self._path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with open(self._path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = dict(archive)
         except OSError as error:
             raise self._fault(f"it cannot be read: {error.strerror or error}") from error
         except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -158,7 +158,7 @@ class ProposalFile:
         self._finite(ids, offsets, boxes, scores)
         return ids.tolist(), offsets.astype(np.int64), boxes, scores
 
-    def _check(self, name: str, array: np.ndarray | None, fits: bool, wanted: str) -> None:
+    def _check(self, name: str, array: np.ndarray | None, fits: bool | np.bool, wanted: str) -> None:
         if not fits:
             raise self._fault(f"its {name!r}, {array.dtype} of shape {list(array.shape)}, must be {wanted}")
 
