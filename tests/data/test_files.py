@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from segjax.data.files import ImageFiles, find_images
-from segjax.data.source import DataError, Source
+from segjax.data.source import DataError, KeypointNames, Source
 
 
 def picture(path, height=6, width=8):
@@ -28,6 +28,10 @@ def test_it_is_a_source_without_objects(tmp_path):
     assert isinstance(source, Source) and len(source) == 1
     assert source.info(0) == (str(path), str(path), 6, 8)
     assert source.image(0).shape == (6, 8, 3) and (source.image(0) == 90).all()
+    assert source.keypoints is None and source.annotations(0).keypoints is None
+    joints = KeypointNames(("head", "foot"), ((0, 1),), (0, 1))
+    posed = ImageFiles([path], classes=("cat",), keypoints=joints)
+    assert posed.keypoints is joints and posed.annotations(0).keypoints.shape == (0, 2, 3)
     found = source.annotations(0)
     assert found.boxes.shape == (0, 4) and len(found.labels) == 0 and found.ids == ()
 

@@ -130,6 +130,25 @@ def test_nothing_to_train_on_is_said(found):
     assert "no objects to train on" in empty.text() and "4 images, 0 objects" in empty.text()
 
 
+def test_objects_without_masks_and_keypoints_are_counted(source, tmp_path):
+    data = json.loads((tmp_path / "set.json").read_text())
+    data["categories"][0]["keypoints"] = ["head", "foot"]
+    for number, points in (
+        (0, [1, 2, 2, 0, 0, 0]),
+        (1, [0] * 6),
+        (3, [1, 2, 2, 3, 4, 1]),
+    ):  # the last is a crowd region
+        data["annotations"][number]["keypoints"] = points
+    (tmp_path / "joints.json").write_text(json.dumps(data))
+    posed = CocoSource(tmp_path / "joints.json", tmp_path, keypoints=True)
+    bare = CocoSource(tmp_path / "set.json", tmp_path, segmentations=False)
+    for read, lacking in ((posed, (4, 4)), (source, (4, None)), (bare, (None, None))):
+        found = inspect(read, buckets=BUCKETS, capacity=2, decode=False, progress=False)
+        assert (found.without_mask, found.without_keypoints) == lacking
+        assert ("masks             1 objects, 4 without" in found.text()) == (lacking[0] is not None)
+        assert ("keypoints         1 objects, 4 without" in found.text()) == (lacking[1] is not None)
+
+
 def test_many_classes_are_cut_short(found):
     many = dataclasses.replace(found, classes=tuple(f"class {i}" for i in range(150)))
     assert "... and 50 more classes" in many.text() and "class 99" in many.text() and "class 100" not in many.text()
@@ -151,6 +170,22 @@ def test_the_picture_shows_labels(source):
     assert sheet.shape[1] in range(200, 300)
     assert (np.abs(sheet.astype(int) - plain).max(-1) > 40).mean() > 0.1
     assert (sheet == plain).all(-1).mean() > 0.1
+
+
+def test_the_picture_is_given_masks_and_joints(source, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("segjax.data.inspection.draw_objects", lambda image, *_, **parts: drawn.append(parts) or image)
+    data = json.loads((tmp_path / "set.json").read_text())
+    data["categories"][0].update(keypoints=["head", "foot"], skeleton=[[1, 2]])
+    data["annotations"][1]["keypoints"] = [6, 6, 2, 40, 12, 1]
+    (tmp_path / "joints.json").write_text(json.dumps(data))
+    picture(CocoSource(tmp_path / "joints.json", tmp_path, keypoints=True), count=1, seed=0)
+    picture(source, count=4)
+    (posed, *plain) = drawn
+    assert all(parts["keypoints"] is None for parts in plain)
+    assert posed["skeleton"] == ((0, 1),) and posed["keypoints"].shape[1:] == (2, 3)
+    masks = [parts["masks"] for parts in plain if parts["masks"] is not None]
+    assert [mask.sum() for mask in masks] == [400] and masks[0][1, 5:15, 5:45].all()
 
 
 def test_the_picture_is_the_same_for_a_seed(source):

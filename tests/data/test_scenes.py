@@ -125,7 +125,10 @@ def test_the_reader_of_users_data_finds_no_fault(folder: pathlib.Path, coco: COC
     assert source.image(index).shape[:2] == source.info(index)[2:]
     if file == "keypoints":
         assert source.keypoints.names == scene_objects.JOINTS and source.keypoints.skeleton == scene_objects.SKELETON
+        assert source.keypoints.sigmas == (scenes.SIGMA,) * len(scene_objects.JOINTS)
         assert annotations.keypoints.shape == (len(annotations.labels), len(scene_objects.JOINTS), 3)
+    found = [source.annotations(i) for i in range(len(source))]
+    assert all(segmentation is not None for one in found for segmentation in one.segmentations)
 
 
 # The drawing
