@@ -1,47 +1,31 @@
-"""A torchvision Faster R-CNN with random weights that detects something, and the same detector in segjax.
+"""Images and objects for both sides, and random weights with which a torch network does something.
 
 Weights as they are drawn would not do: every score would be the same, no box would pass a threshold, and comparing
 two empty lists shows nothing. So the statistics of the norms are measured on random images and then perturbed, and the
-last layers are scaled and shifted until scores spread over (0.05, 0.99) and boxes move by a good part of their size.
+last layers are scaled and shifted until their outputs spread.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 
-from segjax.models.heads.box import BoxSettings
-from segjax.models.heads.rpn import RPNSettings
-from segjax.pretrained import from_torchvision, model
-from segjax.types import Batch, Instances, Model, Variables
+from segjax.types import Batch, Instances
 
 CLASSES = 10
 CAPACITY = 8
-EVERY_ANCHOR = 12_288
-"""More than a 192 x 256 image has: with a positive fraction of 1, sampling takes every anchor on both sides."""
-RPN = RPNSettings(samples=EVERY_ANCHOR, positive_fraction=1.0, candidates=(200, 300), proposals=(100, 120))
-BOX = BoxSettings(samples=128, positive_fraction=1.0, detections=80)
-SCORE_DEVIATION, BACKGROUND = 1.5, 2.0
-"""Deviation of the class logits over regions, and what the background's has more."""
-TORCHVISION_SETTINGS = {
-    "rpn_batch_size_per_image": RPN.samples,
-    "rpn_positive_fraction": RPN.positive_fraction,
-    "rpn_pre_nms_top_n_train": RPN.candidates[0],
-    "rpn_pre_nms_top_n_test": RPN.candidates[1],
-    "rpn_post_nms_top_n_train": RPN.proposals[0],
-    "rpn_post_nms_top_n_test": RPN.proposals[1],
-    "box_batch_size_per_image": BOX.samples,
-    "box_positive_fraction": BOX.positive_fraction,
-    "box_detections_per_img": BOX.detections,
-}
+JOINTS = 17
 
 
-class Pair(NamedTuple):
-    """One detector twice."""
+class Objects(NamedTuple):
+    """The labelled objects of one image."""
 
-    torch: Any
-    model: Model
-    variables: Variables
+    boxes: np.ndarray
+    labels: np.ndarray
+    """0-based."""
+    masks: np.ndarray
+    """bool [n, height, width] of the image without padding."""
+    keypoints: np.ndarray
+    """(x, y, visibility) [n, JOINTS, 3]."""
 
 
 def random_images(rng: np.random.Generator, *sizes: tuple[int, int]) -> list[np.ndarray]:
@@ -54,27 +38,69 @@ def random_images(rng: np.random.Generator, *sizes: tuple[int, int]) -> list[np.
     return [image(*size) for size in sizes]
 
 
-def random_objects(rng: np.random.Generator, size: tuple[int, int], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes from small to half the image, and their 0-based classes."""
+def random_objects(rng: np.random.Generator, size: tuple[int, int], count: int, *, classes: int = CLASSES) -> Objects:
+    """Objects from small to half the image, the first two at its borders, ellipses and quadrilaterals in turn."""
     limits = np.asarray(size[::-1], np.float32)
     corner = rng.uniform(0, 0.5, (count, 2)) * limits
-    boxes = np.concatenate([corner, corner + rng.uniform(0.1, 0.5, (count, 2)) * limits], axis=1)
-    return boxes.astype(np.float32), rng.integers(0, CLASSES, count).astype(np.int32)
+    side = rng.uniform(0.1, 0.5, (count, 2)) * limits
+    corner[:1], corner[1:2] = 0, (limits - side)[1:2]
+    boxes = np.minimum(np.concatenate([corner, corner + side], axis=1), [*limits, *limits]).astype(np.float32)
+    masks = np.array([(ellipse if i % 2 else quadrilateral)(rng, size, box) for i, box in enumerate(boxes)], bool)
+    labels = rng.integers(0, classes, count).astype(np.int32)
+    return Objects(boxes, labels, masks.reshape(count, *size), random_joints(rng, boxes))
 
 
-def as_batch(images: list[np.ndarray], objects: list[tuple[np.ndarray, np.ndarray]] | None = None) -> Batch:
+def pixels(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of the pixels' centres, [1, w] and [h, 1]."""
+    return np.arange(size[1])[None] + 0.5, np.arange(size[0])[:, None] + 0.5
+
+
+def ellipse(rng: np.random.Generator, size: tuple[int, int], box: np.ndarray) -> np.ndarray:
+    """The largest one in the box."""
+    (x, y), centre, half = pixels(size), (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+    return ((x - centre[0]) / half[0]) ** 2 + ((y - centre[1]) / half[1]) ** 2 <= 1
+
+
+def quadrilateral(rng: np.random.Generator, size: tuple[int, int], box: np.ndarray) -> np.ndarray:
+    """One with a corner on each side of the box, clockwise on the screen."""
+    (x, y), (x1, y1, x2, y2) = pixels(size), box
+    top, right, bottom, left = rng.uniform(0.1, 0.9, 4)
+    across, down = (lambda t: x1 + t * (x2 - x1)), (lambda t: y1 + t * (y2 - y1))
+    corners = np.array([(across(top), y1), (x2, down(right)), (across(bottom), y2), (x1, down(left))])
+    inside = np.ones(size, bool)
+    for a, b in zip(corners, np.roll(corners, -1, axis=0)):
+        inside &= (b[0] - a[0]) * (y - a[1]) >= (b[1] - a[1]) * (x - a[0])
+    return inside
+
+
+def random_joints(rng: np.random.Generator, boxes: np.ndarray) -> np.ndarray:
+    """Joints of every visibility in and around the boxes, the first on the corner at the lower right."""
+    place = rng.uniform(-0.15, 1.15, (len(boxes), JOINTS, 2))
+    place[:, 0] = 1
+    joints = boxes[:, None, :2] + place * (boxes[:, None, 2:] - boxes[:, None, :2])
+    joints[:, 0] = boxes[:, 2:]
+    visibility = rng.integers(0, 3, (len(boxes), JOINTS, 1))
+    # COCO has zeros where a joint is not labelled.
+    return np.concatenate([joints * (visibility > 0), visibility], axis=-1).astype(np.float32)
+
+
+def as_batch(images: list[np.ndarray], objects: list[Objects] | None = None) -> Batch:
     """Images in the corner of the smallest batch whose sides are multiples of 32, as torchvision batches them."""
-    sizes = np.array([image.shape[:2] for image in images], np.int32)
+    count, sizes = len(images), np.array([image.shape[:2] for image in images], np.int32)
     height, width = -(-sizes.max(axis=0) // 32) * 32
     # What the padding holds must not matter: torchvision pads with zeros after normalising.
-    canvas = np.full((len(images), height, width, 3), 77, np.uint8)
-    boxes = np.zeros((len(images), CAPACITY, 4), np.float32)
-    labels, valid = np.zeros((len(images), CAPACITY), np.int32), np.zeros((len(images), CAPACITY), bool)
+    canvas = np.full((count, height, width, 3), 77, np.uint8)
+    boxes, labels = np.zeros((count, CAPACITY, 4), np.float32), np.zeros((count, CAPACITY), np.int32)
+    valid, masks = np.zeros((count, CAPACITY), bool), np.zeros((count, CAPACITY, height, width), bool)
+    joints = np.zeros((count, CAPACITY, JOINTS, 3), np.float32)
     for i, image in enumerate(images):
         canvas[i, : image.shape[0], : image.shape[1]] = image
-    for i, (b, c) in enumerate(objects or []):
-        boxes[i, : len(b)], labels[i, : len(b)], valid[i, : len(b)] = b, c, True
-    return Batch(canvas, sizes, Instances(boxes, labels, valid), np.arange(len(images), dtype=np.int32))
+    for i, of_image in enumerate(objects or []):
+        n, (h, w) = len(of_image.labels), sizes[i]
+        boxes[i, :n], labels[i, :n], valid[i, :n], joints[i, :n] = *of_image[:2], True, of_image.keypoints
+        masks[i, :n, :h, :w] = of_image.masks
+    instances = Instances(boxes, labels, valid, np.packbits(masks, axis=-1), joints)
+    return Batch(canvas, sizes, instances, np.arange(count, dtype=np.int32))
 
 
 def as_torch(images: list[np.ndarray]) -> list[Any]:
@@ -84,13 +110,18 @@ def as_torch(images: list[np.ndarray]) -> list[Any]:
     return [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images]
 
 
-def as_targets(objects: list[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+def as_targets(objects: list[Objects]) -> list[dict[str, Any]]:
     """Objects as torchvision's models take them: class 0 is the background."""
     import torch
 
     return [
-        {"boxes": torch.from_numpy(b).reshape(-1, 4), "labels": torch.from_numpy(c.astype(np.int64)) + 1}
-        for b, c in objects
+        {
+            "boxes": torch.from_numpy(of_image.boxes).reshape(-1, 4),
+            "labels": torch.from_numpy(of_image.labels.astype(np.int64)) + 1,
+            "masks": torch.from_numpy(of_image.masks.astype(np.uint8)),
+            "keypoints": torch.from_numpy(of_image.keypoints),
+        }
+        for of_image in objects
     ]
 
 
@@ -110,6 +141,7 @@ def randomize_norms(network: Any, run: Any) -> None:
     for norm in norms.values():
         norm.running_var.mul_(torch.empty_like(norm.running_var).uniform_(0.7, 1.4))
         norm.running_mean.add_(0.2 * norm.running_var.sqrt() * torch.randn_like(norm.running_var))
+        norm.momentum = 0.1
     network.eval()
 
 
@@ -123,42 +155,7 @@ def spread(layer: Any, deviation: float, run: Any) -> None:
     hook.remove()
     outputs = torch.cat(seen)
     scale = deviation / outputs.std(0)
-    layer.weight.mul_(scale.reshape(-1, *[1] * (layer.weight.dim() - 1)))
+    # Transposed convolutions have their output channels second.
+    axis = 1 if isinstance(layer, torch.nn.ConvTranspose2d) else 0
+    layer.weight.mul_(scale.reshape([-1 if i == axis else 1 for i in range(layer.weight.dim())]))
     layer.bias.copy_((layer.bias - outputs.mean(0)) * scale)
-
-
-def random_torch_model() -> Any:
-    """`fasterrcnn_resnet50_fpn` as described at the top of this file, in evaluation mode."""
-    import torch
-    import torchvision
-
-    torch.manual_seed(0)
-    detector = torchvision.models.detection.fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=CLASSES + 1, **TORCHVISION_SETTINGS
-    ).eval()
-    # Images reach both networks at their own size.
-    detector.transform.resize = lambda image, target=None: (image, target)
-    images = as_torch(random_images(np.random.default_rng(7), (128, 160), (160, 128)))
-    rpn, heads = detector.rpn, detector.roi_heads
-    with torch.no_grad():
-        batch, _ = detector.transform(images)
-        randomize_norms(detector.backbone, lambda: detector.backbone(batch.tensors))
-        features = detector.backbone(batch.tensors)
-        spread(rpn.head.cls_logits, 1.5, lambda: rpn(batch, features))
-        spread(rpn.head.bbox_pred, 0.3, lambda: rpn(batch, features))
-        proposals, _ = rpn(batch, features)
-        run = lambda: heads(features, proposals, batch.image_sizes)  # noqa: E731
-        spread(heads.box_predictor.cls_score, SCORE_DEVIATION, run)
-        spread(heads.box_predictor.bbox_pred, 1.0, run)
-        # Most regions are background: a few dozen boxes of an image pass, and not always as many as there is room for.
-        heads.box_predictor.cls_score.bias[0] += BACKGROUND
-    return detector
-
-
-@pytest.fixture(scope="session")
-def pair() -> Pair:
-    """The detector in torchvision and, through its state dict, in segjax."""
-    pytest.importorskip("torchvision")
-    detector = random_torch_model()
-    name = "fasterrcnn_resnet50_fpn"
-    return Pair(detector, model(name, classes=CLASSES, rpn=RPN, box=BOX), from_torchvision(name, detector.state_dict()))

@@ -1,0 +1,225 @@
+"""torchvision's two-stage detectors with random weights, the same detectors in segjax, and a step of training of both.
+
+Their last layers are scaled until scores spread over (0.05, 0.99) and boxes move by a good part of their size, and
+sampling takes everything there is, so that nothing is left to chance.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torchvision
+
+from segjax.models.heads.roi import SamplingSettings
+from segjax.models.heads.rpn import RPNSettings
+from segjax.models.two_stage import RegionProposals, Regions, Trunk, two_stage
+from segjax.pretrained import from_torchvision, model
+from segjax.pretrained.convert import apply_rules
+from segjax.pretrained.models import DETECTORS
+from segjax.types import Batch, Detections, Losses, Model, Variables
+from tests.parity.conftest import CLASSES, Objects, as_targets, as_torch, random_images, randomize_norms, spread
+
+EVERY_ANCHOR = 12_288
+"""More than a 192 x 256 image has: with a positive fraction of 1, sampling takes every anchor on both sides."""
+SAMPLING = SamplingSettings(samples=128, positive_fraction=0.25)
+"""Room for 32 positive regions and for all others that 100 proposals and the objects can be."""
+CANDIDATES, PROPOSALS = (200, 300), (100, 120)
+SCORE_DEVIATION, BACKGROUND = 1.5, 2.0
+"""Deviation of the class logits over regions, and what the background's has more."""
+OBJECTNESS = {"fasterrcnn_mobilenet_v3_large_fpn": -3.0, "fasterrcnn_mobilenet_v3_large_320_fpn": -3.0}
+"""Mean of the logits of the anchors where a score threshold is to leave some out; 0 for the others."""
+ONE_CLASS = ("keypointrcnn_resnet50_fpn",)
+TINY = 1e-6
+LOSSES = {
+    "rpn_objectness": "loss_objectness",
+    "rpn_box": "loss_rpn_box_reg",
+    "class": "loss_classifier",
+    "box": "loss_box_reg",
+    "mask": "loss_mask",
+    "keypoint": "loss_keypoint",
+}
+
+
+class Pair(NamedTuple):
+    """One detector twice."""
+
+    name: str
+    classes: int
+    torch: Any
+    model: Model
+    variables: Variables
+    rpn: RPNSettings
+
+
+class Step(NamedTuple):
+    """What a step of training sees and leaves, under our names."""
+
+    losses: Losses
+    gradients: Variables
+    """Of the sum of the losses' logarithms by the parameters. Logarithms, because `rpn_box` is a thousandth of `class`
+    here and would not be seen in a plain sum."""
+    statistics: Variables
+    """The running ones after it, of the norms that are trained; variances biased."""
+
+
+def made_of(name: str, **options: Any) -> tuple[Trunk, RegionProposals, Regions]:
+    """What `pretrained.model` makes the detector of."""
+    with mock.patch("segjax.models.faster_rcnn.two_stage", wraps=two_stage) as spy:
+        model(name, **options)
+    return spy.call_args.args
+
+
+def make_pair(name: str, *, detections: int = 30) -> Pair:
+    """The detector called `name` in torchvision and, through its state dict, in segjax.
+
+    Both have their own defaults in all but the counts of anchors, proposals, regions and detections.
+    """
+    classes = 1 if name in ONE_CLASS else CLASSES
+    _, rpn, regions = made_of(name, classes=classes)
+    settings = dataclasses.replace(
+        rpn.settings,
+        samples=EVERY_ANCHOR,
+        positive_fraction=1.0,
+        candidates=tuple(map(min, CANDIDATES, rpn.settings.candidates)),
+        proposals=tuple(map(min, PROPOSALS, rpn.settings.proposals)),
+    )
+    box = regions.heads["box"]
+    box = dataclasses.replace(box, settings=dataclasses.replace(box.settings, detections=detections))
+    detector = random_torch_model(name, classes, settings, detections)
+    ours = model(name, classes=classes, rpn=settings, sampling=SAMPLING, heads={"box": box})
+    return Pair(name, classes, detector, ours, from_torchvision(name, detector.state_dict()), settings)
+
+
+def random_torch_model(name: str, classes: int, rpn: RPNSettings, detections: int) -> Any:
+    """torchvision's detector as described at the top of this file, in evaluation mode."""
+    torch.manual_seed(0)
+    counts = {
+        "rpn_batch_size_per_image": rpn.samples,
+        "rpn_positive_fraction": rpn.positive_fraction,
+        "rpn_pre_nms_top_n_train": rpn.candidates[0],
+        "rpn_pre_nms_top_n_test": rpn.candidates[1],
+        "rpn_post_nms_top_n_train": rpn.proposals[0],
+        "rpn_post_nms_top_n_test": rpn.proposals[1],
+        "box_batch_size_per_image": SAMPLING.samples,
+        "box_positive_fraction": SAMPLING.positive_fraction,
+        "box_detections_per_img": detections,
+    }
+    make = getattr(torchvision.models.detection, name)
+    detector = make(weights=None, weights_backbone=None, num_classes=classes + 1, **counts).eval()
+    # Images reach both networks at their own size.
+    detector.transform.resize = lambda image, target=None: (image, target)
+    with torch.no_grad():
+        randomize_detector(detector, OBJECTNESS.get(name, 0.0))
+    return detector
+
+
+def randomize_detector(detector: Any, objectness: float) -> None:
+    """Gives norms and last layers weights with which they do something, stage by stage."""
+    batch, _ = detector.transform(as_torch(random_images(np.random.default_rng(7), (128, 160), (160, 128))))
+    rpn, heads = detector.rpn, detector.roi_heads
+    randomize_norms(detector.backbone, lambda: detector.backbone(batch.tensors))
+    features = detector.backbone(batch.tensors)
+    spread(rpn.head.cls_logits, 1.5, lambda: rpn(batch, features))
+    spread(rpn.head.bbox_pred, 0.3, lambda: rpn(batch, features))
+    rpn.head.cls_logits.bias.add_(objectness)
+    proposals, _ = rpn(batch, features)
+    run = lambda: heads(features, proposals, batch.image_sizes)  # noqa: E731
+    randomize_norms(heads.box_head, run)
+    spread(heads.box_predictor.cls_score, SCORE_DEVIATION, run)
+    spread(heads.box_predictor.bbox_pred, 1.0, run)
+    # Most regions are background: a few dozen boxes of an image pass, and not always as many as there is room for.
+    heads.box_predictor.cls_score.bias[0] += BACKGROUND
+    if heads.has_mask():
+        randomize_norms(heads.mask_head, run)
+        spread(heads.mask_predictor.mask_fcn_logits, 2.0, run)
+    if heads.has_keypoint():
+        spread(heads.keypoint_predictor.kps_score_lowres, 3.0, run)
+
+
+def torch_step(pair: Pair, images: list[np.ndarray], objects: list[Objects]) -> Step:
+    """A step of torchvision's detector: norms by the batch where ours are trained, as constants elsewhere."""
+    detector, trained, counts = pair.torch, "batch_stats" in pair.variables, {}
+    norms = {name: m for name, m in detector.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    count = lambda name: lambda _, x, __: counts.update({name: x[0].numel() // x[0].shape[1]})  # noqa: E731
+    hooks = [norm.register_forward_hook(count(name)) for name, norm in norms.items()]
+    detector.train()
+    for norm in norms.values():
+        norm.train(trained)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    detector.zero_grad()
+    losses = detector(as_torch(images), as_targets(objects))
+    sum(torch.log(loss + TINY) for loss in losses.values()).backward()
+    gradients = {name: p.grad.clone() for name, p in detector.named_parameters()}
+    after = biased(before, detector.state_dict(), counts) if trained else {}
+    detector.load_state_dict(before)
+    detector.eval()
+    for hook in hooks:
+        hook.remove()
+    terms = {ours: losses[theirs].item() for ours, theirs in LOSSES.items() if theirs in losses}
+    assert len(terms) == len(losses)
+    rules = DETECTORS[pair.name].rules()
+    return Step(
+        terms,
+        apply_rules(rules, gradients, name="the gradients")["params"],
+        apply_rules(rules, after, name="the statistics").get("batch_stats", {}),
+    )
+
+
+def biased(before: dict[str, Any], after: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
+    """The state after a step if its running variances had moved towards the batch's biased ones, as ours do."""
+    after = dict(after)
+    for name, count in counts.items():
+        old = 0.9 * before[f"{name}.running_var"]
+        after[f"{name}.running_var"] = old + (after[f"{name}.running_var"] - old) * (count - 1) / count
+    return after
+
+
+def jax_step(pair: Pair) -> Any:
+    """A function (variables, batch) -> `Step`, compiled at its first call."""
+
+    def total(params: Variables, variables: Variables, batch: Batch):
+        losses, new = pair.model.losses({**variables, "params": params}, batch, jax.random.key(0))
+        return sum(jnp.log(loss + TINY) for loss in losses.values()), (losses, new.get("batch_stats", {}))
+
+    compiled = jax.jit(jax.grad(total, has_aux=True))
+
+    def step(variables: Variables, batch: Batch) -> Step:
+        gradients, (losses, statistics) = compiled(variables["params"], variables, jax.tree.map(jnp.asarray, batch))
+        return Step(losses, gradients, statistics)
+
+    return step
+
+
+def relative_errors(ours: Any, theirs: Any) -> dict[str, float]:
+    """By path, the norm of the difference over the norm; where theirs vanishes, as a box head's gradients do without
+    objects, the largest of ours."""
+
+    def error(a, b):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        scale = np.linalg.norm(b)
+        return float(np.linalg.norm(a - b) / scale) if scale else float(np.abs(a).max())
+
+    errors = jax.tree.map(error, ours, theirs)
+    return {jax.tree_util.keystr(path): e for path, e in jax.tree_util.tree_leaves_with_path(errors)}
+
+
+def images_of(detections: Detections) -> list[dict[str, np.ndarray]]:
+    """The fields of the valid detections of each image, as torchvision has them; labels are 0-based."""
+    fields = {name: value for name, value in vars(detections).items() if value is not None and name != "extra"}
+    kept = np.asarray(fields.pop("valid"))
+    return [{name: np.asarray(value[i])[valid] for name, value in fields.items()} for i, valid in enumerate(kept)]
+
+
+def partners(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> np.ndarray:
+    """Which of torchvision's detections in an image each of ours is: the nearest of its class, each just once."""
+    assert len(found["boxes"]) == len(expected["boxes"])
+    distance = np.abs(found["boxes"][:, None] - expected["boxes"][None]).max(-1)
+    other_class = found["labels"][:, None] != expected["labels"][None] - 1
+    partner = np.where(other_class, np.inf, distance).argmin(1)
+    assert sorted(partner) == list(range(len(partner)))
+    return partner
