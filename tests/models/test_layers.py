@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from segjax.models.layers.conv import Conv, max_pool
-from segjax.models.layers.fpn import FPN
+from segjax.models.layers.fpn import FPN, NoNeck
 from segjax.models.layers.normalize import normalize, pixel_mask
-from segjax.models.layers.norms import FrozenBatchNorm, GroupNorm, norm_layer
+from segjax.models.layers.norms import BatchNorm, FrozenBatchNorm, GroupNorm, norm_layer
 from segjax.models.layers.resnet import ResNet
 
 IMAGE = jax.ShapeDtypeStruct((2, 96, 128, 3), jnp.float32)
@@ -73,6 +73,23 @@ def test_fpn_sums_from_the_top(key):
     assert values == [[111.5], [110.5], [100.5], [100.5]]
 
 
+def test_fpn_with_norms_has_no_biases(key):
+    maps = [jax.ShapeDtypeStruct((2, n, n, 8), jnp.float32) for n in (8, 4, 4)]
+    outputs, variables = jax.eval_shape(FPN(16, norm="batch").init_with_output, key, maps)
+    assert [x.shape for x in outputs] == [(2, n, n, 16) for n in (8, 4, 4, 2)]
+    assert set(variables["params"]["layer2"]) == {"kernel"}
+    assert set(variables["batch_stats"]) == {f"{kind}{i}_norm" for kind in ("inner", "layer") for i in range(3)}
+    _, updated = jax.eval_shape(
+        lambda v, x: FPN(16, norm="batch").apply(v, x, train=True, mutable=["batch_stats"]), variables, maps
+    )
+    assert jax.tree.structure(updated["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
+
+
+def test_no_neck_passes_maps_on():
+    maps = [jnp.ones((1, 4, 4, 3))]
+    assert NoNeck().apply({}, maps, train=True)[0] is maps[0]
+
+
 @pytest.mark.parametrize("kernel, stride, dilation", [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1)])
 def test_conv_against_loops(kernel, stride, dilation, rng):
     x = jnp.asarray(rng.normal(size=(1, 9, 8, 2)), jnp.float32)
@@ -118,6 +135,70 @@ def test_group_norm_takes_as_many_groups_as_divide_the_channels(channels, groups
     grouped = np.asarray(x).reshape(2, 16, groups, -1)
     mean, var = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
     np.testing.assert_allclose(y, ((grouped - mean) / np.sqrt(var + 1e-5)).reshape(x.shape), rtol=1e-3, atol=1e-3)
+
+
+def test_batch_norm_over_what_is_valid(rng):
+    """Moments, running ones and gradients are those of the valid regions alone; the others are normalised alike."""
+    x = jnp.asarray(rng.normal(5, 2, (2, 3, 4, 4, 6)), jnp.float32)
+    valid = jnp.asarray([[True, False, True], [False, False, True]])
+    norm = BatchNorm(momentum=0.9)
+    start = norm.init(jax.random.key(0), x)
+    run = jax.jit(lambda x, valid: norm.apply(start, x, train=True, valid=valid, mutable=["batch_stats"]))
+    y, new = run(x, valid)
+    kept = np.asarray(x)[np.asarray(valid)]
+    mean, var = kept.mean((0, 1, 2)), kept.var((0, 1, 2))
+    np.testing.assert_allclose(y, (np.asarray(x) - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(new["batch_stats"]["norm"]["mean"], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(new["batch_stats"]["norm"]["var"], 0.9 + 0.1 * var, rtol=1e-5)
+    # One axis of regions, or what is not valid replaced: the same.
+    flat, _ = run(x.reshape(6, 4, 4, 6), valid.reshape(6))
+    np.testing.assert_array_equal(flat.reshape(x.shape), y)
+    _, other = run(jnp.where(valid[..., None, None, None], x, 1e6), valid)
+    np.testing.assert_array_equal(other["batch_stats"]["norm"]["var"], new["batch_stats"]["norm"]["var"])
+    # The mean of normalised values does not depend on their inputs.
+    total = lambda x: jnp.sum(jnp.where(valid[..., None, None, None], run(x, valid)[0], 0.0))  # noqa: E731
+    np.testing.assert_allclose(jax.grad(total)(x), 0.0, atol=1e-4)
+
+
+def test_batch_norm_where_nothing_is_valid():
+    x, none = jnp.full((3, 2, 2, 4), 7.0), jnp.zeros(3, bool)
+    norm = BatchNorm()
+    start = norm.init(jax.random.key(0), x)
+    start["batch_stats"]["norm"]["mean"] = jnp.full(4, 0.3)
+    run = lambda x: norm.apply(start, x, train=True, valid=none, mutable=["batch_stats"])  # noqa: E731
+    y, new = run(x)
+    np.testing.assert_array_equal(y, norm.apply(start, x))
+    jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], start["batch_stats"])
+    assert jnp.isfinite(jax.grad(lambda x: run(x)[0].sum())(x)).all()
+
+
+def test_batch_norm_far_from_zero(rng):
+    """The variance of a channel whose mean is a thousand deviations away."""
+    x = 1000 + rng.normal(size=(4, 8, 8, 3))
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), jnp.zeros((1, 1, 1, 3)))
+    y, _ = norm.apply(variables, jnp.asarray(x, jnp.float32), train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y.std((0, 1, 2)), 1.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["batch", "group", "frozen_batch"])
+def test_norms_take_regions_on_two_axes(name, rng):
+    x = jnp.asarray(rng.normal(size=(2, 3, 4, 4, 8)), jnp.float32)
+    norm = norm_layer(name)()
+    variables = norm.init(jax.random.key(0), x)
+    options = {"train": True, "mutable": ["batch_stats"]}
+    y, _ = norm.apply(variables, x, valid=jnp.ones((2, 3), bool), **options)
+    flat, _ = norm.apply(variables, x.reshape(6, 4, 4, 8), **options)
+    np.testing.assert_allclose(y, flat.reshape(x.shape), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["batch", "group", "frozen_batch"])
+def test_norms_take_an_epsilon(name):
+    """A map of one value, alternating in sign: normalised by its variance and epsilon, or by the running variance."""
+    x = jnp.asarray([1.0, -1.0]).reshape(1, 2, 1, 1) * jnp.ones((1, 2, 2, 4))
+    norm = norm_layer(name, epsilon=3.0)()
+    y, _ = norm.apply(norm.init(jax.random.key(0), x), x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, 0.5 * x, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["batch", "group", "frozen_batch"])

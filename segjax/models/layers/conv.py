@@ -94,8 +94,10 @@ def _convolve_wide_bwd(stride, dilation, saved, gradient):
 _convolve_wide.defvjp(_convolve_wide_fwd, _convolve_wide_bwd)
 
 
-def _weight_gradient(x: Array, gradient: Array, *, kernel: int, stride: int, dilation: int) -> Array:
-    """One matrix product over all pixels for each tap of the kernel.
+def _weight_gradient(
+    x: Array, gradient: Array, *, kernel: int, stride: int, dilation: int, depthwise: bool = False
+) -> Array:
+    """One product over all pixels for each tap of the kernel: of matrices or, depthwise, of vectors.
 
     XLA writes this gradient as a convolution whose kernel is as large as the map, which on a CPU takes up to six times
     as long on the finest maps of a pyramid. The taps are taken in turn, so that only one shifted map is held.
@@ -108,17 +110,19 @@ def _weight_gradient(x: Array, gradient: Array, *, kernel: int, stride: int, dil
     def tap(corner: Array) -> Array:
         seen = jax.lax.dynamic_slice(x, (0, corner[0], corner[1], 0), (x.shape[0], height, width, x.shape[-1]))
         seen = seen[:, ::stride, ::stride].reshape(-1, x.shape[-1])
+        if depthwise:
+            return jnp.sum(seen.astype(jnp.float32) * pixels.astype(jnp.float32), axis=0).astype(x.dtype)
         return jnp.matmul(seen.T, pixels, preferred_element_type=jnp.float32).astype(x.dtype)
 
     corners = dilation * jnp.indices((kernel, kernel), dtype=jnp.int32).reshape(2, -1).T
-    return jax.lax.map(tap, corners).reshape(kernel, kernel, x.shape[-1], gradient.shape[-1])
+    return jax.lax.map(tap, corners).reshape(kernel, kernel, -1, gradient.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve_depthwise(x: Array, weight: Array, stride: int, dilation: int) -> Array:
     """`_convolve` with a group for each channel, in a form that suits the platform. Reverse mode only.
 
-    On a CPU XLA's grouped convolution takes ten to a hundred times as long as one multiplication a tap.
+    On a CPU XLA's grouped convolution takes ten to a hundred times as long as a multiplication for each tap.
     """
     taps = functools.partial(_sum_taps, stride=stride, dilation=dilation)
     return jax.lax.platform_dependent(x, weight, cpu=taps, default=_grouped(stride, dilation))
@@ -148,7 +152,9 @@ def _convolve_depthwise_fwd(x, weight, stride, dilation):
 
 def _convolve_depthwise_bwd(stride, dilation, saved, gradient):
     def by_taps(x, weight, gradient):
-        of_weight = jax.vjp(lambda w: _sum_taps(x, w, stride=stride, dilation=dilation), weight)[1](gradient)[0]
+        of_weight = _weight_gradient(
+            x, gradient, kernel=weight.shape[0], stride=stride, dilation=dilation, depthwise=True
+        )
         # The convolution turned around: the kernel mirrored, the gradient spread to where its pixels lie in x.
         ends = ((n - stride * (m - 1) - 1) for n, m in zip(x.shape[1:3], gradient.shape[1:3]))
         spread = jax.lax.pad(
