@@ -189,6 +189,8 @@ class Recipe:
     data: Data = Data()
     optim: Optim = Optim()
     start: Start = Start()
+    alternating: bool = False
+    """Train in four steps, proposals and heads in turn (Ren et al. 2016, section 3.2), of `steps` each."""
     steps: int = 1000
     batch_size: int = 8
     """Images a step, over all devices."""

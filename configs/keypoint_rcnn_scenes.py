@@ -1,6 +1,6 @@
 """Keypoint R-CNN from scratch on the stick figures of the generated scenes, sized for two CPU cores.
 
-    python -m train keypoint_rcnn_scenes
+python -m train keypoint_rcnn_scenes
 """
 
 import dataclasses

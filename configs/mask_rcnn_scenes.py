@@ -1,6 +1,6 @@
 """Mask R-CNN from scratch on the generated scenes, sized for two CPU cores.
 
-    python -m train mask_rcnn_scenes
+python -m train mask_rcnn_scenes
 """
 
 import dataclasses

@@ -5,6 +5,7 @@ python -m train faster_rcnn_scenes [--field value ...]
 
 import sys
 
+from train.alternating import alternate
 from train.loop import train
 from train.runtime import one_sentence, recipe_from, setup
 
@@ -14,7 +15,7 @@ def main(arguments: list[str]) -> int:
     name, recipe = recipe_from(arguments, program="python -m train", default="faster_rcnn_scenes")
     setup()
     with one_sentence():
-        return 143 if train(name, recipe) is None else 0
+        return 143 if (alternate if recipe.alternating else train)(name, recipe) is None else 0
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ def train(name: str, recipe: Recipe) -> dict[str, float] | None:
                 if recipe.eval_every and n % recipe.eval_every == 0 and not last:
                     results, task = score(state)
                     say(f"\nstep {n}: {task.headline(results)}")
+            if run.checkpoints.latest is None:  # a recipe of no steps: what it starts from, put together
+                run.checkpoints.save(state, run.feed.get_state(), source.classes)
         if stop.asked:
             return None
         results, task = score(state)

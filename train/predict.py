@@ -52,7 +52,7 @@ def predict(
     source = ImageFiles(paths, classes=classes, keypoints=vocabulary.keypoints)
     mesh = data_mesh(recipe.devices)
     model, state = restore_run(recipe, vocabulary, mesh)
-    found = Found(source, classes=classes)
+    found = DetectionCollector(source, classes=classes)
     boxes = ProposalFile(proposals, source) if proposals else None
     data = dataclasses.replace(recipe.data, proposals=("", "", ""))
     batches = data.evaluation(source, batch_size=recipe.eval_batch_size, proposals=boxes)
@@ -68,14 +68,6 @@ def predict(
         f"{len(found.seen)} images, {drawn} detections of score {score} and more; pictures and detections.json in {out}"
     )
     return drawn
-
-
-class Found(DetectionCollector):
-    """An evaluator that scores nothing and keeps everything."""
-
-    def compute(self) -> dict[str, float]:
-        """No scores."""
-        return {}
 
 
 def picture_name(source: ImageFiles, sample: int) -> str:

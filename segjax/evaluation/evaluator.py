@@ -155,6 +155,10 @@ class DetectionCollector:
         self._check_fields(part)
         self._parts.append(part)
 
+    def compute(self) -> dict[str, float]:
+        """No scores: a collector is an `Evaluator` that keeps everything and judges nothing."""
+        return {}
+
     @property
     def seen(self) -> list[int]:
         """Indices of the images seen so far, in ascending order."""
