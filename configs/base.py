@@ -177,7 +177,9 @@ class Start:
     """A file with a torchvision state dict, .pth or .safetensors; read without torch."""
     name: str = "fasterrcnn_resnet50_fpn"
     """What torchvision calls the model whose weights these are; "resnet50" and its like fill the backbone alone."""
-    epsilon: float = 1e-5
+    norm: Literal["frozen_batch", "batch"] | None = None
+    """Kind of norms of the backbone called `name`, as in `segjax.pretrained.from_torchvision`; None for its default."""
+    epsilon: float | None = None
     """Of the norms that the weights were trained with: 0 for torchvision's released detectors, which set it so."""
 
 

@@ -18,6 +18,7 @@ from segjax.models.heads.mask import MaskHead, MaskNetwork
 from segjax.models.heads.roi import PoolSettings, RoIHead, SamplingSettings
 from segjax.models.heads.rpn import RPNHead, RPNSettings
 from segjax.models.layers.fpn import FPN, NoNeck
+from segjax.models.layers.mobilenet import MobileNetV3
 from segjax.models.layers.norms import NormName
 from segjax.models.layers.resnet import ResNet
 from segjax.models.layers.vgg import VGG16
@@ -114,6 +115,12 @@ class FasterRCNN(Detector):
     """Channels of the pyramid."""
     hidden: tuple[int, ...] = (1024, 1024)
     """Widths of the box head's hidden layers."""
+    box_channels: tuple[int, ...] = ()
+    """Channels of convolutions in the box head, before its hidden layers."""
+    rpn_depth: int = 1
+    """3x3 convolutions before the proposals."""
+    head_norm: NormName | None = None
+    """Behind each convolution of the pyramid and the heads."""
 
     def backbone(self) -> nn.Module:
         """A ResNet."""
@@ -121,11 +128,15 @@ class FasterRCNN(Detector):
 
     def neck(self) -> nn.Module:
         """A feature pyramid."""
-        return FPN(self.channels, dtype=jnp.dtype(self.dtype))
+        return FPN(self.channels, norm=self.head_norm, dtype=jnp.dtype(self.dtype))
+
+    def rpn_head(self) -> nn.Module:
+        """As many convolutions as are asked for."""
+        return RPNHead(self.rpn.per_position, self.rpn_depth, dtype=jnp.dtype(self.dtype))
 
     def box_network(self, classes: int) -> nn.Module:
-        """Hidden layers."""
-        return BoxNetwork(classes, hidden=self.hidden, dtype=jnp.dtype(self.dtype))
+        """Convolutions, if any, and hidden layers."""
+        return BoxNetwork(classes, self.hidden, self.box_channels, self.head_norm, dtype=jnp.dtype(self.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +156,7 @@ class MaskRCNN(FasterRCNN):
         """A mask head."""
         del joints
         channels, dtype = self.mask_channels, jnp.dtype(self.dtype)
-        network = MaskNetwork(classes, channels, upsampled=channels[-1], dtype=dtype)
+        network = MaskNetwork(classes, channels, self.head_norm, upsampled=channels[-1], dtype=dtype)
         return {"mask": MaskHead(network, pool=self.mask_pool, size=2 * self.mask_pool.size)}
 
 
@@ -167,7 +178,7 @@ class KeypointRCNN(FasterRCNN):
         del classes
         if joints < 1:
             raise ValueError("this model needs data with keypoints; the source names no joints.")
-        network = KeypointNetwork(joints, self.keypoint_channels, dtype=jnp.dtype(self.dtype))
+        network = KeypointNetwork(joints, self.keypoint_channels, self.head_norm, dtype=jnp.dtype(self.dtype))
         return {"keypoint": KeypointHead(network, pool=self.keypoint_pool, size=4 * self.keypoint_pool.size)}
 
 
@@ -230,3 +241,31 @@ class VGG16RCNN(Detector):
     def box_network(self, classes: int) -> nn.Module:
         """Hidden layers."""
         return BoxNetwork(classes, hidden=self.hidden, dropout=self.dropout, dtype=jnp.dtype(self.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class MobileNetRCNN(Detector):
+    """Faster R-CNN on MobileNetV3-Large with a feature pyramid; the defaults are torchvision's."""
+
+    rpn: RPNSettings = RPNSettings(anchor_sizes=((32.0, 64.0, 128.0, 256.0, 512.0),) * 3, score_threshold=0.05)
+    norm: NormName = "frozen_batch"
+    channels: int = 256
+    """Channels of the pyramid."""
+    hidden: tuple[int, ...] = (1024, 1024)
+    """Widths of the box head's hidden layers."""
+
+    def backbone(self) -> nn.Module:
+        """The last two stages, both of stride 32."""
+        return MobileNetV3(norm=self.norm, epsilon=1e-5, dtype=jnp.dtype(self.dtype))
+
+    def roi_strides(self) -> tuple[int, ...] | None:
+        """Regions of every size come from the first map."""
+        return (32,)
+
+    def neck(self) -> nn.Module:
+        """A feature pyramid."""
+        return FPN(self.channels, dtype=jnp.dtype(self.dtype))
+
+    def box_network(self, classes: int) -> nn.Module:
+        """Hidden layers."""
+        return BoxNetwork(classes, self.hidden, dtype=jnp.dtype(self.dtype))

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from PIL import Image
@@ -14,7 +15,7 @@ from configs.models import FasterRCNN, KeypointRCNN, MaskRCNN
 from segjax.models.heads.box import BoxSettings
 from segjax.models.heads.roi import PoolSettings, SamplingSettings
 from segjax.models.heads.rpn import RPNSettings
-from segjax.types import Batch, Instances, Model, Variables
+from segjax.types import Batch, Instances, Model, Proposals, Variables
 
 CLASSES = ("disc", "bar", "frame")
 SIDE = 64
@@ -167,3 +168,8 @@ def overfit(model: Model, batch: Batch, *, steps: int) -> tuple[Variables, dict[
         history.append(jax.device_get(terms))
     last = {name: float(np.mean([terms[name] for terms in history[-5:]])) for name in history[0]}
     return variables, {name: float(value) for name, value in history[0].items()}, last
+
+
+def no_proposals(count: int, room: int = 1) -> Proposals:
+    """Padding alone, for this many images."""
+    return Proposals(jnp.zeros((count, room, 4)), jnp.zeros((count, room)), jnp.zeros((count, room), bool))

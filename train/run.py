@@ -112,7 +112,7 @@ def load_start(start: Start, mesh: Mesh) -> Variables | None:
         return loaded
     if start.weights is not None:
         weights = pretrained.read_weights(start.weights)
-        return pretrained.from_torchvision(start.name, weights, epsilon=start.epsilon)
+        return pretrained.from_torchvision(start.name, weights, epsilon=start.epsilon, norm=start.norm)
     return None
 
 

@@ -158,7 +158,7 @@ def test_the_mask_head_learns_the_mask_of_its_object(key):
     head = tiny.MASK_MODEL.heads(3, 0)["mask"]
     objects = jax.tree.map(lambda x: jnp.asarray(x[0]), BATCH.instances)
     rois = sample_rois(
-        key[None], no_proposals(1), jax.tree.map(lambda x: x[None], objects), SamplingSettings(samples=4)
+        key[None], tiny.no_proposals(1), jax.tree.map(lambda x: x[None], objects), SamplingSettings(samples=4)
     )
     rois = jax.tree.map(lambda x: x[0], rois)
     masks, labels, learnt = head.targets(rois, objects, jnp.array([64, 64]))
@@ -169,10 +169,6 @@ def test_the_mask_head_learns_the_mask_of_its_object(key):
     side = np.diff(np.asarray(objects.boxes[index]).reshape(2, 2), axis=0).prod()
     assert float(masks[0].mean()) == pytest.approx(area / side, abs=0.02)
     assert int(labels[0]) == int(objects.labels[index])
-
-
-def no_proposals(count, room=1):
-    return Proposals(jnp.zeros((count, room, 4)), jnp.zeros((count, room)), jnp.zeros((count, room), bool))
 
 
 def test_far_negatives_can_be_left_out(key):

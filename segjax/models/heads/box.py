@@ -55,7 +55,7 @@ class BoxNetwork(nn.Module):
     hidden: tuple[int, ...] = (1024, 1024)
     convolutions: tuple[int, ...] = ()
     """Channels of each 3x3 convolution."""
-    norm: NormName = "batch"
+    norm: NormName | None = None
     """Behind each convolution."""
     dropout: float = 0.0
     """Share of the hidden units left out in training."""

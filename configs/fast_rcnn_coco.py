@@ -1,0 +1,36 @@
+"""Fast R-CNN on VGG16 on COCO, the paper's settings: 240 000 steps of two images, on proposals from a file.
+
+    python -m train fast_rcnn_coco --data.root /data/coco --data.proposals train.npz val.npz "" \\
+        --start.weights vgg16.pth
+
+Girshick 2015, section 5.6, reports 19.7 AP and 35.9 AP50 on test-dev with proposals of selective search. Not run here:
+it wants a GPU for a day, the ImageNet weights of torchvision's VGG16, and such proposals (`segjax.data.proposals`
+describes the file; `python -m train.propose` writes one from a region proposal network).
+"""
+
+import dataclasses
+
+from configs.base import Optim, Start
+from configs.faster_rcnn_coco import RECIPE as FASTER
+from configs.models import VGG16RCNN
+from segjax.data.buckets import buckets_for
+from segjax.models.fast_rcnn import PAPER
+
+RECIPE = dataclasses.replace(
+    FASTER,
+    model=VGG16RCNN(system="fast_rcnn", dtype="bfloat16", sampling=PAPER),
+    data=dataclasses.replace(
+        FASTER.data, buckets=buckets_for(608, 992, steps=3), proposals=("train.npz", "val.npz", "")
+    ),
+    optim=Optim(
+        lr=1e-3,
+        weight_decay=5e-4,
+        milestones=(2 / 3,),
+        warmup_steps=100,
+        freeze=("backbone/conv1_1", "backbone/conv1_2"),
+    ),
+    start=Start(name="vgg16"),
+    steps=240_000,
+    batch_size=2,
+    eval_every=60_000,
+)
