@@ -72,15 +72,14 @@ MOBILENET_320_RPN = RPNSettings(
 """What torchvision's MobileNet detectors have: every anchor on each of three maps, few proposals."""
 
 
-def _mobilenet_fpn(rpn: RPNSettings, *, classes: int = 90, dtype: DTypeLike = jnp.float32, **options: Any) -> Model:
+def _mobilenet_fpn(*, rpn: RPNSettings, classes: int = 90, dtype: DTypeLike = jnp.float32, **options: Any) -> Model:
     defaults = {
         # The detectors' norms have torch's default epsilon, not that of the classifier.
         "backbone": MobileNetV3(epsilon=EPSILON, dtype=dtype),
-        "rpn": rpn,
         # Both of the backbone's maps have stride 32; regions of every size come from the first.
         "roi_strides": (32,),
     }
-    return faster_rcnn(classes, **{**defaults, **options}, dtype=dtype)
+    return faster_rcnn(classes, **{**defaults, **options}, rpn=rpn, dtype=dtype)
 
 
 def _with(base: Callable[[], list[Rule]], *heads: Callable[[], list[Rule]]) -> Callable[[], list[Rule]]:
@@ -107,10 +106,10 @@ DETECTORS: dict[str, Detector] = {
         functools.partial(_resnet50_fpn_v2, faster_rcnn), rules.faster_rcnn_v2_rules
     ),
     "fasterrcnn_mobilenet_v3_large_fpn": Detector(
-        functools.partial(_mobilenet_fpn, MOBILENET_RPN), rules.faster_rcnn_mobilenet_rules
+        functools.partial(_mobilenet_fpn, rpn=MOBILENET_RPN), rules.faster_rcnn_mobilenet_rules
     ),
     "fasterrcnn_mobilenet_v3_large_320_fpn": Detector(
-        functools.partial(_mobilenet_fpn, MOBILENET_320_RPN), rules.faster_rcnn_mobilenet_rules
+        functools.partial(_mobilenet_fpn, rpn=MOBILENET_320_RPN), rules.faster_rcnn_mobilenet_rules
     ),
     "maskrcnn_resnet50_fpn": Detector(
         functools.partial(_resnet50_fpn, mask_rcnn), _with(rules.faster_rcnn_rules, rules.mask_rules)
