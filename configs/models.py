@@ -23,7 +23,7 @@ from segjax.models.layers.norms import NormName
 from segjax.models.layers.resnet import ResNet
 from segjax.models.layers.vgg import VGG16
 from segjax.models.rpn import region_proposal_network
-from segjax.types import Model
+from segjax.types import Model, Variables
 
 DType = Literal["float32", "bfloat16"]
 ONE_MAP = RPNSettings(anchor_sizes=((32.0, 64.0, 128.0, 256.0, 512.0),))
@@ -84,6 +84,10 @@ class Detector(abc.ABC):
         """Further scores, of what own heads found; `collector` has all detections of the images evaluated."""
         del source, collector
         return {}
+
+    def adapted(self, weights: Variables) -> Variables:
+        """Weights of a classifier with each part where this model has it."""
+        return weights
 
     def build(self, classes: int, joints: int = 0) -> Model:
         """The model for this many classes, whose objects have this many joints."""
@@ -214,6 +218,17 @@ class SingleMapRCNN(Detector):
         if self.form == "c4":
             return StageBoxNetwork(classes, self.depth, self.norm, self.width, dtype=dtype)
         return BoxNetwork(classes, hidden=self.hidden, dtype=dtype)
+
+    def adapted(self, weights: Variables) -> Variables:
+        """c4: the last stage is the box head's."""
+        if self.form == "c5":
+            return weights
+        moved = {}
+        for collection, parts in weights.items():
+            backbone = dict(parts.get("backbone", {}))
+            last = {"layer4": backbone.pop("layer4")} if "layer4" in backbone else {}
+            moved[collection] = {**parts, "backbone": backbone, "box": {**last, **parts.get("box", {})}}
+        return moved
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,17 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import CONFIGS
 from configs.base import Data, Optim, Recipe, Start
-from configs.models import MaskRCNN
+from configs.models import MaskRCNN, SingleMapRCNN
 from segjax.data.buckets import check_buckets
 from segjax.data.source import KeypointNames, Vocabulary
+from segjax.models.layers.resnet import ResNet
+from segjax.pretrained import merge
 from tests import tiny
 from train.optim import schedule
 from train.runtime import check_same, finite, load_run, one_sentence, recipe_from, save_run
@@ -176,3 +180,18 @@ def test_an_error_of_the_user_is_one_sentence(monkeypatch):
 
 def test_json_has_no_nan():
     assert finite({"AP": 0.5, "AP_small": float("nan"), "x": float("inf")}) == {"AP": 0.5, "AP_small": None, "x": None}
+
+
+def test_a_classifiers_last_stage_becomes_the_c4_head(key):
+    """ImageNet weights reach `box/layer4`; the c5 form keeps them in the backbone. Nothing is left over but the box."""
+    for form, owner in (("c4", "box"), ("c5", "backbone")):
+        model = SingleMapRCNN(depth=18, width=8, form=form)
+        variables = jax.jit(model.build(3).init)(key, tiny.batch_of(tiny.TWO))
+        own = jax.jit(ResNet(18, width=8).init)(jax.random.key(7), jnp.zeros((1, 32, 32, 3)))
+        loaded = {collection: {"backbone": tree} for collection, tree in own.items()}
+        merged, unused = merge(variables, model.adapted(loaded))
+        assert not unused
+        kernel = merged["params"][owner]["layer4"]["block1"]["conv2"]["kernel"]
+        np.testing.assert_array_equal(kernel, own["params"]["layer4"]["block1"]["conv2"]["kernel"])
+        assert "layer4" not in merged["params"]["backbone" if owner == "box" else "box"]
+        assert set(merged["frozen"]) == set(variables["frozen"])

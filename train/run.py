@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from configs.base import Recipe, Start
+from configs.base import Recipe
 from segjax import pretrained
 from segjax.data.pipeline import DevicePrefetch, prefetch_to_device
 from segjax.data.source import Source
@@ -93,7 +93,7 @@ def first_state(recipe: Recipe, model: Model, mesh: Mesh) -> TrainState:
         seed=recipe.seed,
         frozen=optim.freeze,
         average=optim.ema_decay is not None,
-        loaded=load_start(recipe.start, mesh),
+        loaded=load_start(recipe, mesh),
     )
     begun = ", ".join(map(str, recipe.start.runs)) or recipe.start.weights
     for path, reason in unused.items():
@@ -101,18 +101,20 @@ def first_state(recipe: Recipe, model: Model, mesh: Mesh) -> TrainState:
     return state
 
 
-def load_start(start: Start, mesh: Mesh) -> Variables | None:
+def load_start(recipe: Recipe, mesh: Mesh) -> Variables | None:
     """The variables that a recipe starts from, None where it starts from nothing."""
+    start = recipe.start
     if start.runs:
         loaded: Variables = {}
         for run in start.runs:
-            _, recipe, vocabulary = load_run(run)
-            own = evaluation.restore_run(recipe, vocabulary, mesh)[1].variables
+            _, other, vocabulary = load_run(run)
+            own = evaluation.restore_run(other, vocabulary, mesh)[1].variables
             loaded = {name: {**loaded.get(name, {}), **own.get(name, {})} for name in loaded.keys() | own.keys()}
         return loaded
     if start.weights is not None:
         weights = pretrained.read_weights(start.weights)
-        return pretrained.from_torchvision(start.name, weights, epsilon=start.epsilon, norm=start.norm)
+        loaded = pretrained.from_torchvision(start.name, weights, epsilon=start.epsilon, norm=start.norm)
+        return recipe.model.adapted(loaded)
     return None
 
 

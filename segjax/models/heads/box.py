@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segjax.losses import masked_sum, safe_divide, smooth_l1, softmax_cross_entropy
 from segjax.models.heads.roi import PoolSettings, RoIs, region_convolutions
-from segjax.models.layers.norms import NormName, norm_layer
-from segjax.models.layers.resnet import BLOCKS, Stage
+from segjax.models.layers.norms import NormName
+from segjax.models.layers.resnet import resnet_stage
 from segjax.ops import boxes as box_ops
 from segjax.ops.nms import batched_nms, top_detections
 from segjax.types import Detections, Instances, Losses
@@ -85,9 +85,7 @@ class StageBoxNetwork(nn.Module):
     @nn.compact
     def __call__(self, features: Regions, *, valid: Bool[Array, "b s"], train: bool = False) -> BoxOutputs:
         """Logits and deltas of every region."""
-        bottleneck, blocks = BLOCKS[self.depth]
-        norm = norm_layer(self.norm, dtype=self.dtype)
-        stage = Stage(blocks[3], 8 * self.width, 2, bottleneck, norm, self.dtype, name="layer4")
+        stage = resnet_stage(self.depth, 4, norm=self.norm, width=self.width, dtype=self.dtype, name="layer4")
         x = stage(features.reshape(-1, *features.shape[2:]), train=train)
         return _classes_and_boxes(x.mean((1, 2)).reshape(*valid.shape, -1), self.classes, self.dtype)
 

@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segjax.losses import masked_sum, safe_divide, softmax_cross_entropy
 from segjax.models.heads.roi import PoolSettings, RoIs, region_convolutions
-from segjax.models.layers.conv import kaiming
 from segjax.models.layers.norms import NormName
 from segjax.models.layers.upconv import UpConv
 from segjax.ops.keypoints import decode_heatmaps, heatmap_targets
@@ -37,7 +36,7 @@ class KeypointNetwork(nn.Module):
         """Logits of four times the side of `features`, float32."""
         x = region_convolutions(features, self.convolutions, norm=self.norm, valid=valid, train=train, dtype=self.dtype)
         x = x.reshape(-1, *x.shape[2:])
-        x = UpConv(self.joints, 4, 2, 1, kernel_init=kaiming, dtype=self.dtype, name="upsample")(x)
+        x = UpConv(self.joints, 4, 2, 1, dtype=self.dtype, name="upsample")(x)
         b, h, w, joints = x.shape
         # For upsampling JAX's kernel is torch's: half-pixel centres, the border repeated.
         x = jax.image.resize(x.astype(jnp.float32), (b, 2 * h, 2 * w, joints), "linear")

@@ -6,7 +6,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from segjax.models.layers.conv import kaiming
+# torch counts the inputs of a transposed convolution where it says outputs.
+kaiming = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class UpConv(nn.Module):
