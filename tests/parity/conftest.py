@@ -137,7 +137,8 @@ def randomize_norms(network: Any, run: Any) -> None:
         torch.nn.init.normal_(norm.bias, 0, 0.2)
         norm.momentum = 1.0
     network.train()
-    run()
+    if norms:
+        run()
     for norm in norms.values():
         norm.running_var.mul_(torch.empty_like(norm.running_var).uniform_(0.7, 1.4))
         norm.running_mean.add_(0.2 * norm.running_var.sqrt() * torch.randn_like(norm.running_var))
