@@ -73,6 +73,11 @@ class Compiled:
         return jax.block_until_ready(self.program(*args))
 
 
+def compared(compiled: Compiled, args: Any, theirs: Run, differences: dict, facts: dict) -> Comparison:
+    """The comparison of a compiled function with `theirs`."""
+    return Comparison(lambda: compiled(*args), theirs, differences, facts, compiled.seconds, compiled.temporary_mib)
+
+
 def waited(setting: Setting, run: Run) -> Run:
     """`run`, over only when the device is done."""
     if setting.device == "cpu":

@@ -1,163 +1,79 @@
-"""Faster R-CNN R50-FPN of both libraries: the same weights, the same images, a training step and inference.
+"""Detectors of both libraries: the same weights, the same images, inference and a step of training.
 
-Random weights as they are drawn would give every box the same score, and then NMS and the choice of detections have
-next to nothing to do. So the norms get the statistics of the images, and the last layers are scaled until scores
-spread, boxes move and a few hundred (proposal, class) pairs pass the score threshold, as with trained weights.
+Inference ends where torchvision's does: boxes, scores and classes, joints in pixels, and masks laid over the image as
+probabilities of every pixel. segjax's models give masks in the frame of their boxes, so its program here is `predict`
+followed by `segjax.ops.masks.paste`.
 """
 
+import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
-import torchvision
 
-from benchmarks.cases import Case, Comparison, Compiled, Setting, as_numpy, checked, waited
-from benchmarks.ops_cases import proposal_boxes
-from segjax.models.heads.box import BoxSettings
-from segjax.models.heads.rpn import RPNSettings
-from segjax.pretrained import from_torchvision, model
-from segjax.types import Batch, Instances, Variables
+from benchmarks.cases import Case, Comparison, Compiled, Setting, as_numpy, checked, compared, waited
+from benchmarks.detectors import DETECTORS, Detector, Size, boxes_among_proposals, make_images, torch_detector
+from segjax.models.heads.roi import SamplingSettings
+from segjax.ops.masks import paste
+from segjax.types import Batch, Detections, Model
 from train.state import TrainState, split
 from train.step import data_mesh, make_step
 
-NAME = "fasterrcnn_resnet50_fpn"
-CLASSES = 90
-CAPACITY, OBJECTS = 32, 8
-FROZEN = ("backbone/stem", "backbone/layer1")
-"""What torchvision freezes by default when it starts from trained weights (`trainable_backbone_layers=3`)."""
 LEARNING_RATE, MOMENTUM, DECAY = 1e-6, 0.9, 1e-4
 """The rate is so small that random weights stay what they are over the repeats: the work is the same in each."""
+QUICK = (192, 256)
 EVERYTHING = 16_384
-"""More anchors than a 192 x 256 image has."""
+"""More anchors than an image of `QUICK` pixels has."""
+FEW = SamplingSettings(samples=128, positive_fraction=0.25)
+"""Room for all of 100 proposals and the objects; 32 of them may be positive, and fewer are."""
+LOSSES = {
+    "rpn_objectness": "loss_objectness",
+    "rpn_box": "loss_rpn_box_reg",
+    "class": "loss_classifier",
+    "box": "loss_box_reg",
+    "mask": "loss_mask",
+    "keypoint": "loss_keypoint",
+}
 
 
-class Images(NamedTuple):
-    """A batch for each library."""
-
-    batch: Batch
-    images: list[torch.Tensor]
-    targets: list[dict[str, torch.Tensor]]
-
-
-def make_images(setting: Setting, count: int, height: int, width: int) -> Images:
-    """Coloured patches and noise, floats in 0..1, with `OBJECTS` boxes each; sides are multiples of 32."""
-    rng = np.random.default_rng(0)
-    patches = rng.uniform(0, 1, (count, height // 32, width // 32, 3)).repeat(32, 1).repeat(32, 2)
-    pixels = np.clip(patches + rng.normal(0, 0.1, patches.shape), 0, 1).astype(np.float32)
-    boxes = np.zeros((count, CAPACITY, 4), np.float32)
-    boxes[:, :OBJECTS] = [proposal_boxes(rng, OBJECTS, height, width) for _ in range(count)]
-    labels = rng.integers(0, CLASSES, (count, CAPACITY)).astype(np.int32)
-    valid = np.broadcast_to(np.arange(CAPACITY) < OBJECTS, (count, CAPACITY))
-    sizes = np.tile(np.array([[height, width]], np.int32), (count, 1))
-    batch = Batch(pixels, sizes, Instances(boxes, labels, valid), np.arange(count, dtype=np.int32))
-    images = [torch.from_numpy(p).permute(2, 0, 1).contiguous().to(setting.device) for p in pixels]
-    targets = [
-        {
-            "boxes": torch.from_numpy(b[:OBJECTS]).to(setting.device),
-            "labels": torch.from_numpy(c[:OBJECTS].astype(np.int64) + 1).to(setting.device),
-        }
-        for b, c in zip(boxes, labels)
-    ]
-    return Images(jax.device_put(batch), images, targets)
-
-
-def _spread(layer: Any, deviation: float, run: Any) -> None:
-    """Scales a last layer so that each of its channels has mean 0 and this deviation during `run()`."""
-    seen = []
-    hook = layer.register_forward_hook(lambda _, __, out: seen.append(out.movedim(1, -1).reshape(-1, out.shape[1])))
-    run()
-    hook.remove()
-    outputs = torch.cat(seen)
-    scale = deviation / outputs.std(0)
-    layer.weight.mul_(scale.reshape(-1, *[1] * (layer.weight.dim() - 1)))
-    layer.bias.copy_(-(outputs.mean(0) - layer.bias) * scale)
-
-
-def _keep_size(detector: Any) -> Any:
-    """`detector`, taking images at the size they have: resizing is not what is compared."""
-    detector.transform.resize = lambda image, target: (image, target)
-    return detector
-
-
-@functools.cache
-def random_weights() -> dict[str, torch.Tensor]:
-    """A state dict with which the detector behaves like a trained one, as the head of this file says."""
-    torch.manual_seed(0)
-    detector = torchvision.models.detection.fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=CLASSES + 1
-    )
-    _keep_size(detector)
-    images = make_images(Setting("cpu", "float32"), 1, 256, 320).images
-    with torch.no_grad():
-        norms = [m for m in detector.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-        for norm in norms:
-            norm.momentum = 1.0
-        detector.backbone(detector.transform(images)[0].tensors)
-        detector.eval()
-        run = lambda: detector(images)  # noqa: E731
-        predictor = detector.roi_heads.box_predictor
-        for layer, deviation in (
-            (detector.rpn.head.cls_logits, 1.5),
-            (detector.rpn.head.bbox_pred, 0.3),
-            (predictor.cls_score, 1.5),
-            (predictor.bbox_pred, 1.0),
-        ):
-            _spread(layer, deviation, run)
-        # Most proposals show background.
-        predictor.cls_score.bias[0] += 8.0
-    return detector.state_dict()
-
-
-def torch_detector(setting: Setting, *, channels_last: bool = False) -> Any:
-    """torchvision's detector with frozen norms and its first two stages frozen, as one fine-tunes it."""
-    backbone = torchvision.models.resnet50(weights=None, norm_layer=torchvision.ops.FrozenBatchNorm2d)
-    pyramid = torchvision.models.detection.backbone_utils._resnet_fpn_extractor(backbone, 3)
-    detector = torchvision.models.detection.FasterRCNN(pyramid, num_classes=CLASSES + 1)
-    detector.load_state_dict({k: v for k, v in random_weights().items() if not k.endswith("num_batches_tracked")})
-    detector = _keep_size(detector).to(setting.device)
-    return detector.to(memory_format=torch.channels_last) if channels_last else detector
-
-
-def variables() -> Variables:
-    """The same weights for segjax."""
-    return from_torchvision(NAME, random_weights())
-
-
-def _dtype(setting: Setting) -> Any:
-    return jnp.bfloat16 if setting.precision == "bfloat16" else jnp.float32
-
-
-def predict_case(setting: Setting, quick: bool, *, height: int, width: int, channels_last: bool) -> Comparison:
-    """One image, from floats to detections."""
-    height, width = (192, 256) if quick else (height, width)
-    data = make_images(setting, 1, height, width)
-    detector = torch_detector(setting, channels_last=channels_last).eval()
+def predict_case(detector: Detector, setting: Setting, quick: bool, *, size: Size, channels_last: bool) -> Comparison:
+    """One image, from floats to what torchvision's detector returns."""
+    size = QUICK if quick else size
+    data = make_images(detector, setting, 1, size)
+    theirs = torch_detector(detector, setting, channels_last=channels_last).eval()
 
     def predict() -> Any:
         with torch.inference_mode(), setting.autocast:
-            return detector(data.images)
+            return theirs(data.images)
 
-    args = (variables(), data.batch.images, data.batch.sizes)
-    compiled = Compiled(jax.jit(model(NAME, classes=CLASSES, dtype=_dtype(setting)).predict), *args)
+    args = (detector.variables(), data.batch.images, data.batch.sizes)
+    compiled = Compiled(jax.jit(pasting(detector.model(setting).predict)), *args)
     run = waited(setting, predict)
-    ours, (theirs,) = compiled(*args), run()
-    facts = {"detections": int(ours.valid.sum()), "detections of torchvision": len(theirs["boxes"])}
-    return Comparison(
-        lambda: compiled(*args),
-        run,
-        _compare_detections(setting, ours, theirs),
-        facts | _count_proposals(detector, predict),
-        compiled.seconds,
-        compiled.temporary_mib,
-    )
+    (ours, masks), (expected,) = compiled(*args), run()
+    facts = {"detections": int(ours.valid.sum()), "detections of torchvision": len(expected["boxes"])}
+    facts |= count_regions(theirs, predict)
+    return compared(compiled, args, run, compare_detections(setting, ours, masks, expected), facts)
 
 
-def _compare_detections(setting: Setting, ours: Any, theirs: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The share of torchvision's detections that segjax has not: same class, box and score. In low precision, scores.
+def pasting(predict: Any) -> Any:
+    """`predict`, and the masks of its detections over the image, None without."""
+
+    def run(variables: Any, images: jax.Array, sizes: jax.Array) -> tuple[Detections, jax.Array | None]:
+        found = predict(variables, images, sizes)
+        if found.masks is None:
+            return found, None
+        return found, jax.vmap(functools.partial(paste, size=images.shape[1:3]))(found.masks, found.boxes)
+
+    return run
+
+
+def compare_detections(setting: Setting, ours: Detections, masks: Any, theirs: dict[str, Any]) -> dict[str, float]:
+    """The share of torchvision's detections that segjax has not: same class, box and score; and how far masks and
+    joints of the others differ. In low precision, scores.
 
     Not quite all can agree: float noise decides ties at the thresholds. `ValueError` where 5 in a hundred do not.
     """
@@ -172,58 +88,90 @@ def _compare_detections(setting: Setting, ours: Any, theirs: dict[str, torch.Ten
     same = labels[:, None] - 1 == np.asarray(ours.labels[0, :count])
     same &= np.abs(scores[:, None] - np.asarray(ours.scores[0, :count])) < setting.tolerance
     apart = np.abs(boxes[:, None] - np.asarray(ours.boxes[0, :count])).max(-1)
-    missing = float(1 - (same & (apart < setting.tolerance * boxes.max())).any(axis=1).mean())
-    return {"detections without counterpart": checked("predict", jnp.float32(1 - missing), torch.tensor(1.0), 0.05)}
+    same &= apart < setting.tolerance * boxes.max()
+    differences = {"detections without counterpart": share("detections", ~same.any(axis=1), 0.05)}
+    theirs_at, ours_at = np.flatnonzero(same.any(axis=1)), same.argmax(axis=1)[same.any(axis=1)]
+    if masks is not None:
+        a, b = np.asarray(masks[0])[ours_at] >= 0.5, as_numpy(theirs["masks"])[theirs_at, 0] >= 0.5
+        differences["mask pixels that differ"] = share("masks", (a != b)[a | b], 0.01)
+    if ours.keypoints is not None:
+        a, b = np.asarray(ours.keypoints[0])[ours_at, :, :2], as_numpy(theirs["keypoints"])[theirs_at, :, :2]
+        differences["joints more than a pixel apart"] = share("keypoints", np.abs(a - b).max(-1) > 1, 0.05)
+    return differences
 
 
-def _count_proposals(detector: Any, run: Any) -> dict[str, int]:
-    """How many proposals reached the box head of torchvision in `run()`."""
-    seen: list[int] = []
-    hook = detector.roi_heads.box_head.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+def share(name: str, wrong: np.ndarray, tolerance: float) -> float:
+    """How many of `wrong` are, 0..1; `ValueError` where more than `tolerance`."""
+    return checked(name, jnp.float32(1 - wrong.mean()), torch.tensor(1.0), tolerance)
+
+
+def count_regions(detector: Any, run: Any) -> dict[str, int]:
+    """How many regions reach each of torchvision's heads in `run()`. segjax's see a fixed number, the most there may
+    be: `SamplingSettings` and `BoxSettings.detections` say which."""
+    heads = {"proposals": "box_head", "regions of masks": "mask_head", "regions of joints": "keypoint_head"}
+    modules = {fact: getattr(detector.roi_heads, head, None) for fact, head in heads.items()}
+    seen: dict[str, int] = {}
+    count = lambda fact: lambda _, inputs, __: seen.update({fact: len(inputs[0])})  # noqa: E731
+    hooks = [module.register_forward_hook(count(fact)) for fact, module in modules.items() if module is not None]
     run()
-    hook.remove()
-    return {"proposals": seen[0]}
+    for hook in hooks:
+        hook.remove()
+    return seen
 
 
-def train_case(setting: Setting, quick: bool, *, count: int, height: int, width: int) -> Comparison:
-    """A step of SGD with momentum and weight decay: forward, backward, update; stem and first stage frozen."""
-    count, height, width = (1, 192, 256) if quick else (count, height, width)
-    differences = _compare_losses(setting)
-    data = make_images(setting, count, height, width)
-    detector = torch_detector(setting).train()
-    trained = [p for p in detector.parameters() if p.requires_grad]
+def train_case(detector: Detector, setting: Setting, quick: bool, *, count: int, size: Size) -> Comparison:
+    """A step of SGD with momentum and weight decay: forward, backward, update; the first layers frozen."""
+    count, size = (1, QUICK) if quick else (count, size)
+    differences = compare_losses(detector, setting)
+    theirs = torch_detector(detector, setting).train()
+    boxes = boxes_among_proposals(theirs, make_images(detector, setting, count, size))
+    data = make_images(detector, setting, count, size, boxes=boxes)
+    options = {"sampling": FEW} if quick else {}
+    if quick:
+        sample_few(theirs)
+    trained = [p for p in theirs.parameters() if p.requires_grad]
     sgd = torch.optim.SGD(trained, LEARNING_RATE, momentum=MOMENTUM, weight_decay=DECAY)
 
     def their_step() -> float:
         with setting.autocast:
-            losses = detector(data.images, data.targets)
+            losses = theirs(data.images, data.targets)
         sgd.zero_grad()
         loss = sum(losses.values())
         loss.backward()
         sgd.step()
         return float(loss.detach())
 
-    optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(LEARNING_RATE, momentum=MOMENTUM))
-    ours = OurStep(model(NAME, classes=CLASSES, dtype=_dtype(setting)), optimizer, data.batch)
-    run = waited(setting, their_step)
+    ours, run = OurStep(detector, detector.model(setting, **options), data.batch), waited(setting, their_step)
     facts = {"trained parameters": sum(p.numel() for p in trained), "loss": ours(), "loss of torchvision": run()}
-    if ours.trained != facts["trained parameters"]:
+    if ours.trained != facts["trained parameters"] - background_mask(theirs):
         raise ValueError(f"segjax trains {ours.trained} numbers, torchvision {facts['trained parameters']}.")
-    facts |= _count_proposals(detector, their_step)
+    facts |= count_regions(theirs, their_step)
     return Comparison(ours, run, differences, facts, ours.seconds, ours.temporary_mib)
+
+
+def background_mask(network: Any) -> int:
+    """Parameters of torchvision's mask of the background, which no loss reaches and segjax has not."""
+    return network.roi_heads.mask_predictor.mask_fcn_logits.in_channels + 1 if network.roi_heads.has_mask() else 0
+
+
+def sample_few(detector: Any) -> None:
+    """Has torchvision's heads trained on the regions of `FEW`."""
+    sampler = detector.roi_heads.fg_bg_sampler
+    sampler.batch_size_per_image, sampler.positive_fraction = FEW.samples, FEW.positive_fraction
 
 
 class OurStep:
     """The step of `python -m train`, carrying its state from call to call; a call returns the loss."""
 
-    def __init__(self, network: Any, optimizer: Any, batch: Batch) -> None:
-        everything = variables()
-        params = everything.pop("params")
-        trained, _ = split(params, FROZEN)
+    def __init__(self, detector: Detector, network: Model, batch: Batch) -> None:
+        statistics, frozen = detector.variables(), tuple(detector.frozen.values())
+        params = statistics.pop("params")
+        trained, _ = split(params, frozen)
         self.trained = sum(p.size for p in trained.values())
+        optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(LEARNING_RATE, momentum=MOMENTUM))
         key = jax.random.key_data(jax.random.key(0))
-        state = TrainState(jnp.int32(0), params, everything, jax.jit(optimizer.init)(trained), None, key)
-        step = make_step(network, optimizer, mesh=data_mesh(1), frozen=FROZEN)
+        state = TrainState(jnp.int32(0), params, statistics, jax.jit(optimizer.init)(trained), None, key)
+        step = make_step(network, optimizer, mesh=data_mesh(1), frozen=frozen)
         self.state, self.batch = jax.tree.map(jnp.copy, state), batch
         compiled = Compiled(step._jitted, self.state, batch)
         self.program, self.seconds, self.temporary_mib = compiled, compiled.seconds, compiled.temporary_mib
@@ -233,34 +181,35 @@ class OurStep:
         return float(metrics["loss"])
 
 
-def _compare_losses(setting: Setting) -> dict[str, float]:
-    """The four losses of a small image with every anchor and proposal sampled on both sides: nothing is random."""
-    data = make_images(setting, 1, 192, 256)
-    detector = torch_detector(setting).train()
-    for sampler in (detector.rpn.fg_bg_sampler, detector.roi_heads.fg_bg_sampler):
-        sampler.batch_size_per_image, sampler.positive_fraction = EVERYTHING, 1.0
-    rpn = RPNSettings(samples=EVERYTHING, positive_fraction=1.0)
-    box = BoxSettings(samples=rpn.proposals[0] + CAPACITY, positive_fraction=1.0)
-    network = model(NAME, classes=CLASSES, rpn=rpn, box=box, dtype=_dtype(setting))
-    losses, _ = jax.jit(network.losses)(variables(), data.batch, jax.random.key(0))
+def compare_losses(detector: Detector, setting: Setting) -> dict[str, float]:
+    """The losses of a small image, all of its anchors and 100 proposals sampled on both sides: nothing is random."""
+    data = make_images(detector, setting, 1, QUICK)
+    theirs = torch_detector(detector, setting).train()
+    sample_few(theirs)
+    anchors = theirs.rpn.fg_bg_sampler
+    anchors.batch_size_per_image, anchors.positive_fraction = EVERYTHING, 1.0
+    theirs.rpn._pre_nms_top_n["training"], theirs.rpn._post_nms_top_n["training"] = 200, 100
+    everything = {"samples": EVERYTHING, "positive_fraction": 1.0}
+    rpn = dataclasses.replace(detector.rpn, candidates=(200, 200), proposals=(100, 100), **everything)
+    network = detector.model(setting, rpn=rpn, sampling=FEW)
+    losses, _ = jax.jit(network.losses)(detector.variables(), data.batch, jax.random.key(0))
     with torch.no_grad(), setting.autocast:
-        expected = detector(data.images, data.targets)
-    names = {
-        "rpn_objectness": "loss_objectness",
-        "rpn_box": "loss_rpn_box_reg",
-        "class": "loss_classifier",
-        "box": "loss_box_reg",
-    }
-    return {ours: checked(ours, losses[ours], expected[theirs], setting.tolerance) for ours, theirs in names.items()}
+        expected = theirs(data.images, data.targets)
+    if len(losses) != len(expected):
+        raise ValueError(f"segjax has the losses {', '.join(losses)}, torchvision {', '.join(expected)}.")
+    return {name: checked(name, loss, expected[LOSSES[name]], setting.tolerance) for name, loss in losses.items()}
 
 
 def detector_cases() -> list[Case]:
-    """All cases of this file."""
+    """All cases of this file: of each line of the table inference, then training."""
     cases = []
-    for height, width in ((480, 640), (800, 1216)):
-        for channels_last in (False, True):
-            name = f"predict_1x{height}x{width}{'_channels_last' if channels_last else ''}"
-            build = functools.partial(predict_case, height=height, width=width, channels_last=channels_last)
-            cases.append(Case(name, build, neural=True))
-    train = functools.partial(train_case, count=2, height=480, width=640)
-    return [*cases, Case("train_2x480x640", train, neural=True)]
+    for title, detector in DETECTORS.items():
+        for size in detector.predict:
+            for channels_last in (False, True) if detector.channels_last else (False,):
+                name = f"{title}_predict_1x{size[0]}x{size[1]}{'_channels_last' if channels_last else ''}"
+                build = functools.partial(predict_case, detector, size=size, channels_last=channels_last)
+                cases.append(Case(name, build, neural=True))
+        if size := detector.train:
+            build = functools.partial(train_case, detector, count=2, size=size)
+            cases.append(Case(f"{title}_train_2x{size[0]}x{size[1]}", build, neural=True))
+    return cases

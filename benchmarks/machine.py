@@ -1,5 +1,7 @@
 """What a measurement ran on, in terms that mean something elsewhere: no host name, no user, no paths."""
 
+import ctypes
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -7,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
@@ -70,6 +72,36 @@ class CoresOfOthers:
             return None
         own = os.times()
         return time.monotonic(), busy_seconds(stat.read_text()), own.user + own.system
+
+
+def peak_mib(run: Callable[[], Any]) -> float | None:
+    """The most memory that the process held during `run()` beyond what it held before, in MiB.
+
+    By the kernel's account of resident pages, so for any library alike; what an allocator keeps for later is given back
+    first. None where there is no Linux that counts so.
+    """
+    try:
+        trim_memory()
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = resident_mib("VmRSS")
+        run()
+        return round(resident_mib("VmHWM") - before, 1)
+    except OSError:
+        return None
+
+
+def trim_memory() -> None:
+    """Returns what was freed to the system, where the C library is glibc."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def resident_mib(field: str) -> float:
+    """Resident memory of this process by a field of /proc/self/status: "VmRSS" now, "VmHWM" at its peak."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
 def busy_seconds(stat: str) -> float:

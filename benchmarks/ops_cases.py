@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torchvision
 
-from benchmarks.cases import Case, Comparison, Compiled, Setting, as_numpy, checked, waited
+from benchmarks.cases import Case, Comparison, Compiled, Setting, as_numpy, checked, compared, waited
 from segjax.ops import boxes as box_ops
 from segjax.ops import nms as nms_ops
 from segjax.ops import roi as roi_ops
@@ -54,7 +54,7 @@ def iou_case(setting: Setting, quick: bool, *, n: int, m: int) -> Comparison:
     compiled = Compiled(jax.jit(box_ops.iou), *ours)
     run = waited(setting, lambda: torchvision.ops.box_iou(*theirs))
     difference = checked("IoU", compiled(*ours), run(), 1e-5)
-    return _comparison(compiled, ours, run, {"iou": difference}, {"pairs": n * m})
+    return compared(compiled, ours, run, {"iou": difference}, {"pairs": n * m})
 
 
 def nms_case(setting: Setting, quick: bool, *, count: int, kind: Callable[..., np.ndarray]) -> Comparison:
@@ -67,7 +67,7 @@ def nms_case(setting: Setting, quick: bool, *, count: int, kind: Callable[..., n
     kept = np.zeros(count, np.float32)
     kept[as_numpy(run())] = 1
     difference = checked("NMS", compiled(*ours).astype(jnp.float32), torch.from_numpy(kept), 0.0)
-    return _comparison(compiled, ours, run, {"kept": difference}, {"boxes": count, "kept": int(kept.sum())})
+    return compared(compiled, ours, run, {"kept": difference}, {"boxes": count, "kept": int(kept.sum())})
 
 
 def pool_case(setting: Setting, quick: bool, *, op: str, gradient: bool, channels: int = 256) -> Comparison:
@@ -94,7 +94,7 @@ def pool_case(setting: Setting, quick: bool, *, op: str, gradient: bool, channel
         f"{'gradient' if i else 'pooled'}{i or ''}": checked(op, a, b if i == 0 else b[0], 1e-4)
         for i, (a, b) in enumerate(pairs)
     }
-    return _comparison(compiled, ours, run, differences, {"boxes": count, "channels": channels})
+    return compared(compiled, ours, run, differences, {"boxes": count, "channels": channels})
 
 
 def _our_pool(op: str, strides: tuple[int, ...]) -> Callable[[list[jax.Array], jax.Array], jax.Array]:
@@ -134,10 +134,6 @@ def _their_pool(op: str, tensors: list[torch.Tensor], size: tuple[int, int], gra
         return pooled, *torch.autograd.grad(pooled, leaves, cotangent)
 
     return forward_backward if gradient else forward
-
-
-def _comparison(compiled: Compiled, args: Any, theirs: Any, differences: dict, facts: dict) -> Comparison:
-    return Comparison(lambda: compiled(*args), theirs, differences, facts, compiled.seconds, compiled.temporary_mib)
 
 
 def ops_cases() -> list[Case]:

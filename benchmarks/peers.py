@@ -19,7 +19,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks.machine import CoresOfOthers, command_line, describe_machine, load_average, usable_cores
+from benchmarks.machine import CoresOfOthers, command_line, describe_machine, load_average, peak_mib, usable_cores
 from benchmarks.table import format_seconds, format_spread, format_table
 from benchmarks.timing import interleave, ratios, summarize
 
@@ -72,9 +72,10 @@ def write(path: pathlib.Path, report: dict[str, Any]) -> None:
 def choose(options: Options) -> list[Any]:
     """The cases asked for. `SystemExit` for a name that fits none."""
     from benchmarks.detector_cases import detector_cases
+    from benchmarks.head_ops_cases import head_ops_cases
     from benchmarks.ops_cases import ops_cases
 
-    cases = [*ops_cases(), *detector_cases()]
+    cases = [*ops_cases(), *head_ops_cases(), *detector_cases()]
     for part in options.cases:
         if not any(part in case.name for case in cases):
             raise SystemExit(f"no case has {part!r} in its name; there are {', '.join(c.name for c in cases)}.")
@@ -122,14 +123,22 @@ def measure(case: Any, setting: Any, options: Options) -> dict[str, Any]:
         repeats, at_least = (3, 0.0) if options.quick else (options.repeats, 0.05)
         others = CoresOfOthers()
         timings = interleave(work.ours, work.theirs, repeats=repeats, at_least=at_least)
+        busy = others.average()
+        # After the timing: both are warm, and the first calls' own allocations are behind them.
+        measured = case.neural and setting.device == "cpu"
+        peaks = {
+            name: peak_mib(run) if measured else None for name, run in (("ours", work.ours), ("theirs", work.theirs))
+        }
     return {
         "case": case.name,
         "device": setting.device,
         "precision": setting.precision,
         "load_average_before": load,
-        "cores_of_others": others.average(),
+        "cores_of_others": busy,
         "compile_seconds": round(work.compile_seconds, 2),
         "temporary_mib": work.temporary_mib if math.isfinite(work.temporary_mib) else None,
+        "segjax_peak_mib": peaks["ours"],
+        "torchvision_peak_mib": peaks["theirs"],
         "differences": dict(work.differences),
         "facts": dict(work.facts),
         "segjax_seconds": timings.ours,

@@ -1,8 +1,10 @@
 """The parts of the comparison that need no torch: statistics, sampling, tables, the machine."""
 
 import getpass
+import pathlib
 import platform
 
+import numpy as np
 import pytest
 
 from benchmarks import machine, peers
@@ -120,3 +122,20 @@ def test_cores_of_others_are_what_is_busy_beyond_this_process(monkeypatch):
 def test_busy_time_leaves_out_idle_and_waiting(monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     assert machine.busy_seconds("cpu  100 20 30 9000 800 4 6 40 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n") == 2.0
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="Linux counts resident pages so")
+def test_peak_is_what_a_call_holds_for_a_while():
+    def run():
+        np.ones((40, 2**20), np.uint8)
+
+    assert 35 < machine.peak_mib(run) < 60
+    assert machine.peak_mib(lambda: None) < 10
+
+
+def test_peak_is_unknown_where_the_system_does_not_count_it(monkeypatch):
+    def refuse(path, text):
+        raise PermissionError(path)
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    assert machine.peak_mib(lambda: None) is None

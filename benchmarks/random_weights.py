@@ -1,0 +1,75 @@
+"""Random weights with which a torch network does something; also what the comparisons of tests/parity start from.
+
+As they are drawn, weights give every box the same score: then NMS and the choice of detections have next to nothing to
+do, and comparing results shows little. So the norms get the statistics of images, somewhat perturbed, and the last
+layers are scaled and shifted until scores spread, boxes move and masks have edges.
+"""
+
+from typing import Any
+
+SCORE_DEVIATION = 1.5
+"""Of the class logits, over regions."""
+
+
+def randomize_norms(network: Any, run: Any) -> None:
+    """Gives every batch norm in `network` the statistics of `run()`, somewhat off, and a random scale and shift."""
+    import torch
+
+    norms = {name: m for name, m in network.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    for name, norm in norms.items():
+        torch.nn.init.uniform_(norm.weight, 0.6, 1.2)
+        # Branches that add a little to the trunk, as in trained networks: full ones amplify rounding by 30.
+        norm.weight.mul_(0.2 if name.endswith("bn3") else 1)
+        torch.nn.init.normal_(norm.bias, 0, 0.2)
+        norm.momentum = 1.0
+    network.train()
+    run()
+    for norm in norms.values():
+        norm.running_var.mul_(torch.empty_like(norm.running_var).uniform_(0.7, 1.4))
+        norm.running_mean.add_(0.2 * norm.running_var.sqrt() * torch.randn_like(norm.running_var))
+        norm.momentum = 0.1
+    network.eval()
+
+
+def spread(layer: Any, deviation: float, run: Any) -> None:
+    """Scales and shifts a last layer so that each of its channels has mean 0 and this deviation during `run()`."""
+    import torch
+
+    seen = []
+    hook = layer.register_forward_hook(lambda _, __, out: seen.append(out.movedim(1, -1).reshape(-1, out.shape[1])))
+    run()
+    hook.remove()
+    outputs = torch.cat(seen)
+    scale = deviation / outputs.std(0)
+    # Transposed convolutions have their output channels second.
+    axis = 1 if isinstance(layer, torch.nn.ConvTranspose2d) else 0
+    layer.weight.mul_(scale.reshape([-1 if i == axis else 1 for i in range(layer.weight.dim())]))
+    layer.bias.copy_((layer.bias - outputs.mean(0)) * scale)
+
+
+def randomize_detector(detector: Any, images: Any, *, background: float, objectness: float = 0.0) -> None:
+    """Gives a two-stage detector of torchvision such weights, stage by stage; without gradients, in evaluation mode.
+
+    Args:
+        images: what the detector is called with. Its norms get the statistics of these.
+        background: what the background's logit has more than the mean of the others.
+        objectness: mean of the anchors' logits.
+    """
+    batch, _ = detector.transform(images)
+    rpn, heads = detector.rpn, detector.roi_heads
+    randomize_norms(detector.backbone, lambda: detector.backbone(batch.tensors))
+    features = detector.backbone(batch.tensors)
+    spread(rpn.head.cls_logits, 1.5, lambda: rpn(batch, features))
+    spread(rpn.head.bbox_pred, 0.3, lambda: rpn(batch, features))
+    rpn.head.cls_logits.bias.add_(objectness)
+    proposals, _ = rpn(batch, features)
+    run = lambda: heads(features, proposals, batch.image_sizes)  # noqa: E731
+    randomize_norms(heads.box_head, run)
+    spread(heads.box_predictor.cls_score, SCORE_DEVIATION, run)
+    spread(heads.box_predictor.bbox_pred, 1.0, run)
+    heads.box_predictor.cls_score.bias[0] += background
+    if heads.has_mask():
+        randomize_norms(heads.mask_head, run)
+        spread(heads.mask_predictor.mask_fcn_logits, 1.0, run)
+    if heads.has_keypoint():
+        spread(heads.keypoint_predictor.kps_score_lowres, 3.0, run)
