@@ -63,11 +63,14 @@ def randomize_detector(detector: Any, images: Any, *, background: float, objectn
     spread(rpn.head.bbox_pred, 0.3, lambda: rpn(batch, features))
     rpn.head.cls_logits.bias.add_(objectness)
     proposals, _ = rpn(batch, features)
-    run = lambda: heads(features, proposals, batch.image_sizes)  # noqa: E731
-    randomize_norms(heads.box_head, run)
-    spread(heads.box_predictor.cls_score, SCORE_DEVIATION, run)
-    spread(heads.box_predictor.bbox_pred, 1.0, run)
+    classify = lambda: heads.box_predictor(  # noqa: E731
+        heads.box_head(heads.box_roi_pool(features, proposals, batch.image_sizes))
+    )
+    randomize_norms(heads.box_head, classify)
+    spread(heads.box_predictor.cls_score, SCORE_DEVIATION, classify)
+    spread(heads.box_predictor.bbox_pred, 1.0, classify)
     heads.box_predictor.cls_score.bias[0] += background
+    run = lambda: heads(features, proposals, batch.image_sizes)  # noqa: E731
     if heads.has_mask():
         randomize_norms(heads.mask_head, run)
         spread(heads.mask_predictor.mask_fcn_logits, 1.0, run)

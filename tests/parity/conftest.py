@@ -1,9 +1,4 @@
-"""Images and objects for both sides, and random weights with which a torch network does something.
-
-Weights as they are drawn would not do: every score would be the same, no box would pass a threshold, and comparing
-two empty lists shows nothing. So the statistics of the norms are measured on random images and then perturbed, and the
-last layers are scaled and shifted until their outputs spread.
-"""
+"""Images and objects for both sides. Weights with which a torch network does something: `benchmarks.random_weights`."""
 
 from typing import Any, NamedTuple
 
@@ -123,40 +118,3 @@ def as_targets(objects: list[Objects]) -> list[dict[str, Any]]:
         }
         for of_image in objects
     ]
-
-
-def randomize_norms(network: Any, run: Any) -> None:
-    """Gives every batch norm in `network` the statistics of `run()`, somewhat off, and a random scale and shift."""
-    import torch
-
-    norms = {name: m for name, m in network.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
-    for name, norm in norms.items():
-        torch.nn.init.uniform_(norm.weight, 0.6, 1.2)
-        # Branches that add a little to the trunk, as in trained networks: full ones amplify rounding by 30.
-        norm.weight.mul_(0.2 if name.endswith("bn3") else 1)
-        torch.nn.init.normal_(norm.bias, 0, 0.2)
-        norm.momentum = 1.0
-    network.train()
-    if norms:
-        run()
-    for norm in norms.values():
-        norm.running_var.mul_(torch.empty_like(norm.running_var).uniform_(0.7, 1.4))
-        norm.running_mean.add_(0.2 * norm.running_var.sqrt() * torch.randn_like(norm.running_var))
-        norm.momentum = 0.1
-    network.eval()
-
-
-def spread(layer: Any, deviation: float, run: Any) -> None:
-    """Scales and shifts a last layer so that each of its channels has mean 0 and this deviation during `run()`."""
-    import torch
-
-    seen = []
-    hook = layer.register_forward_hook(lambda _, __, out: seen.append(out.movedim(1, -1).reshape(-1, out.shape[1])))
-    run()
-    hook.remove()
-    outputs = torch.cat(seen)
-    scale = deviation / outputs.std(0)
-    # Transposed convolutions have their output channels second.
-    axis = 1 if isinstance(layer, torch.nn.ConvTranspose2d) else 0
-    layer.weight.mul_(scale.reshape([-1 if i == axis else 1 for i in range(layer.weight.dim())]))
-    layer.bias.copy_((layer.bias - outputs.mean(0)) * scale)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torchvision
 
+from benchmarks.random_weights import randomize_detector
 from segjax.models.heads.roi import SamplingSettings
 from segjax.models.heads.rpn import RPNSettings
 from segjax.models.two_stage import RegionProposals, Regions, Trunk, two_stage
@@ -21,15 +22,16 @@ from segjax.pretrained import from_torchvision, model
 from segjax.pretrained.convert import apply_rules
 from segjax.pretrained.models import DETECTORS
 from segjax.types import Batch, Detections, Losses, Model, Variables
-from tests.parity.conftest import CLASSES, Objects, as_targets, as_torch, random_images, randomize_norms, spread
+from tests.parity.conftest import CLASSES, Objects, as_targets, as_torch, random_images
 
 EVERY_ANCHOR = 12_288
 """More than a 192 x 256 image has: with a positive fraction of 1, sampling takes every anchor on both sides."""
 SAMPLING = SamplingSettings(samples=128, positive_fraction=0.125)
 """Room for 16 positive regions and for all others that 100 proposals and the objects can be."""
 CANDIDATES, PROPOSALS = (200, 300), (100, 120)
-SCORE_DEVIATION, BACKGROUND = 1.5, 2.0
-"""Deviation of the class logits over regions, and what the background's has more."""
+BACKGROUND = 2.0
+"""What the background's logit has more than the others' mean: most regions show it, so a few dozen boxes of an image
+pass, and not always as many as there is room for."""
 OBJECTNESS = {"fasterrcnn_mobilenet_v3_large_fpn": -5.0, "fasterrcnn_mobilenet_v3_large_320_fpn": -5.0}
 """Mean of the logits of the anchors where a score threshold is to leave some out; 0 for the others."""
 ONE_CLASS = ("keypointrcnn_resnet50_fpn",)
@@ -113,34 +115,9 @@ def random_torch_model(name: str, classes: int, rpn: RPNSettings, detections: in
     # Images reach both networks at their own size.
     detector.transform.resize = lambda image, target=None: (image, target)
     with torch.no_grad():
-        randomize_detector(detector, OBJECTNESS.get(name, 0.0))
+        images = as_torch(random_images(np.random.default_rng(7), *4 * [(160, 192)]))
+        randomize_detector(detector, images, background=BACKGROUND, objectness=OBJECTNESS.get(name, 0.0))
     return detector
-
-
-def randomize_detector(detector: Any, objectness: float) -> None:
-    """Gives norms and last layers weights with which they do something, stage by stage."""
-    batch, _ = detector.transform(as_torch(random_images(np.random.default_rng(7), *4 * [(160, 192)])))
-    rpn, heads = detector.rpn, detector.roi_heads
-    randomize_norms(detector.backbone, lambda: detector.backbone(batch.tensors))
-    features = detector.backbone(batch.tensors)
-    spread(rpn.head.cls_logits, 1.5, lambda: rpn(batch, features))
-    spread(rpn.head.bbox_pred, 0.3, lambda: rpn(batch, features))
-    rpn.head.cls_logits.bias.add_(objectness)
-    proposals, _ = rpn(batch, features)
-    classify = lambda: heads.box_predictor(  # noqa: E731
-        heads.box_head(heads.box_roi_pool(features, proposals, batch.image_sizes))
-    )
-    randomize_norms(heads.box_head, classify)
-    spread(heads.box_predictor.cls_score, SCORE_DEVIATION, classify)
-    spread(heads.box_predictor.bbox_pred, 1.0, classify)
-    # Most regions are background: a few dozen boxes of an image pass, and not always as many as there is room for.
-    heads.box_predictor.cls_score.bias[0] += BACKGROUND
-    run = lambda: heads(features, proposals, batch.image_sizes)  # noqa: E731
-    if heads.has_mask():
-        randomize_norms(heads.mask_head, run)
-        spread(heads.mask_predictor.mask_fcn_logits, 1.0, run)
-    if heads.has_keypoint():
-        spread(heads.keypoint_predictor.kps_score_lowres, 3.0, run)
 
 
 def torch_step(pair: Pair, images: list[np.ndarray], objects: list[Objects]) -> Step:

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
+from benchmarks.random_weights import randomize_norms  # noqa: E402
 from segjax.models.layers.fpn import FPN  # noqa: E402
 from segjax.models.layers.mobilenet import MobileNetV3  # noqa: E402
 from segjax.models.layers.resnet import ResNet, resnet_stage  # noqa: E402
@@ -17,7 +18,6 @@ from segjax.models.layers.vgg import VGG16  # noqa: E402
 from segjax.pretrained import from_torchvision  # noqa: E402
 from segjax.pretrained.convert import apply_rules  # noqa: E402
 from segjax.pretrained.rules import mobilenet_rules, resnet_rules, two_stage_v2_rules  # noqa: E402
-from tests.parity.conftest import randomize_norms  # noqa: E402
 
 SIZE = (64, 96)
 

@@ -10,9 +10,10 @@ import pytest
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
+from benchmarks.random_weights import randomize_norms  # noqa: E402
 from segjax.models.layers.resnet import ResNet  # noqa: E402
 from segjax.pretrained import from_torchvision, read_torch_file  # noqa: E402
-from tests.parity.conftest import as_torch, random_images, randomize_norms  # noqa: E402
+from tests.parity.conftest import as_torch, random_images  # noqa: E402
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
