@@ -9,21 +9,13 @@ from configs.faster_rcnn_scenes import RECIPE as SCENES
 from configs.models import KeypointRCNN
 from segjax.models.heads.roi import PoolSettings
 
-BASE = SCENES.model
 RECIPE = dataclasses.replace(
     SCENES,
-    model=KeypointRCNN(
-        depth=BASE.depth,
-        norm=BASE.norm,
-        width=BASE.width,
-        stages=BASE.stages,
-        channels=BASE.channels,
-        hidden=BASE.hidden,
-        rpn=BASE.rpn,
-        sampling=BASE.sampling,
-        box=BASE.box,
-        pool=BASE.pool,
-        keypoint_channels=(64, 64, 64, 64),
+    model=KeypointRCNN.of(
+        SCENES.model,
+        # Few figures in an image: 16 positive regions are plenty.
+        sampling=dataclasses.replace(SCENES.model.sampling, samples=32),
+        keypoint_channels=(32, 32, 32),
         keypoint_pool=PoolSettings(size=14, canonical_size=112.0),
     ),
 )

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal, Self
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -44,6 +44,12 @@ class Detector(abc.ABC):
     box: BoxSettings = BoxSettings()
     pool: PoolSettings = PoolSettings()
     """Of the box head."""
+
+    @classmethod
+    def of(cls, other: "Detector", **changes: Any) -> Self:
+        """A model of this kind with the settings that it shares with `other`, and with `changes`."""
+        shared = {field.name for field in dataclasses.fields(cls)} & {field.name for field in dataclasses.fields(other)}
+        return cls(**{**{name: getattr(other, name) for name in shared}, **changes})
 
     @abc.abstractmethod
     def backbone(self) -> nn.Module:

@@ -6,7 +6,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def masked_sum(values: Float[Array, "*n"], mask: Bool[Array, "*n"]) -> Float[Array, ""]:
-    """Sum of `values` where `mask` holds. What stands elsewhere has no influence, not even NaN in value or gradient."""
+    """Sum of `values` where `mask` holds. What stands elsewhere has no influence, be it NaN.
+
+    Nor has it on the gradient with respect to `values`. Where `values` themselves were computed from a NaN, though, the
+    chain rule multiplies the zero by NaN: replace it in what they are computed from.
+    """
     return jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0))
 
 

@@ -137,13 +137,10 @@ def with_everything(batch: Batch) -> Batch:
     return batch.replace(instances=objects.replace(masks=np.packbits(masks, -1), keypoints=points, extra=extra))
 
 
-def _of(kind, **more):
-    """The tiny model as another kind of detector."""
-    return kind(**{field.name: getattr(MODEL, field.name) for field in dataclasses.fields(MODEL)}, **more)
-
-
-MASK_MODEL = _of(MaskRCNN, mask_channels=(16,), mask_pool=PoolSettings(size=7, canonical_size=32.0))
-KEYPOINT_MODEL = _of(KeypointRCNN, keypoint_channels=(16, 16), keypoint_pool=PoolSettings(size=7, canonical_size=32.0))
+MASK_MODEL = MaskRCNN.of(MODEL, mask_channels=(16,), mask_pool=PoolSettings(size=7, canonical_size=32.0))
+KEYPOINT_MODEL = KeypointRCNN.of(
+    MODEL, keypoint_channels=(16, 16), keypoint_pool=PoolSettings(size=7, canonical_size=32.0)
+)
 
 
 def overfit(model: Model, batch: Batch, *, steps: int) -> tuple[Variables, dict[str, float], dict[str, float]]:

@@ -5,7 +5,7 @@ second, proposals come from outside (Fast R-CNN); without the third, it is a reg
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +93,14 @@ class Regions(NamedTuple):
             used = rois.positive if head.positives_only else rois.valid
             pooled = pool_rois(features, rois.boxes, used, strides=self.strides, settings=head.pool)
             outputs, variables = parts.train(key, variables, name, pooled, valid=used)
-            targets = jax.lax.stop_gradient(jax.vmap(head.targets)(rois, batch.instances, batch.sizes))
-            found = head.losses(outputs, targets, rois)
+            try:
+                targets = jax.lax.stop_gradient(jax.vmap(head.targets)(rois, batch.instances, batch.sizes))
+            except KeyError as error:
+                raise ValueError(
+                    f"head {name!r} asks for {error} of the objects, and the batch has no such thing; name it in the "
+                    "model's `fields`."
+                ) from error
+            found = check_losses(name, head.losses(outputs, targets, rois))
             if repeated := terms.keys() & found.keys():
                 raise ValueError(f"two heads have a loss called {repeated.pop()!r}; give it another name in {name!r}.")
             terms |= found
@@ -111,6 +117,28 @@ class Regions(NamedTuple):
             outputs = parts(variables, name, pooled, valid=valid)
             detections = jax.vmap(head.decode)(outputs, detections, sizes)
         return detections
+
+
+def check_heads(heads: Mapping[str, RoIHead]) -> None:
+    """`ValueError` where something is not a head, saying what it lacks."""
+    for name, head in heads.items():
+        if isinstance(head, type):
+            raise ValueError(f"head {name!r} is the class {head.__name__}; give an instance of it.")
+        if lacking := [member for member in MEMBERS if not hasattr(head, member)]:
+            raise ValueError(f"head {name!r}, a {type(head).__name__}, has no {' and no '.join(lacking)}: see RoIHead.")
+
+
+MEMBERS = ("network", "pool", "positives_only", "targets", "losses", "decode")
+
+
+def check_losses(name: str, terms: Any) -> Losses:
+    """The loss terms of a head. `ValueError` where they are not scalars by name."""
+    if not isinstance(terms, Mapping):
+        raise ValueError(f"the losses of head {name!r} are a {type(terms).__name__}; return a dict, {{name: scalar}}.")
+    for term, value in terms.items():
+        if jnp.shape(value) != ():
+            raise ValueError(f"loss {term!r} of head {name!r} has the shape {jnp.shape(value)}; return a scalar.")
+    return terms
 
 
 def as_detections(proposals: Proposals) -> Detections:
@@ -138,6 +166,8 @@ def two_stage(trunk: Trunk, rpn: RegionProposals | None, regions: Regions | None
       ValueError: where a head has the name of another part; from the model, where proposals are missing or given to a
         model that makes its own.
     """
+    if regions:
+        check_heads(regions.heads)
     names = {"backbone": trunk.backbone, "neck": trunk.neck, "rpn": rpn.network if rpn else None}
     if taken := names.keys() & (regions.heads if regions else {}):
         raise ValueError(f"a head is called {taken.pop()!r}, as another part of the network is; rename it.")

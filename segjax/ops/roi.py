@@ -205,6 +205,26 @@ def _samples(start, end, extent, bins, ratio, aligned):
 @jax.custom_vjp
 def _weighted_sum(cells, rows, cols, weight_y, weight_x):
     """sum over i, j of weight_y[n, p, i] weight_x[n, q, j] cells[rows[n, p, i] + cols[n, q, j]], [n, p, q, c]."""
+    return jax.lax.platform_dependent(cells, rows, cols, weight_y, weight_x, cpu=_gathered_by_chunks, default=_gathered)
+
+
+def _gathered_by_chunks(cells, *places):
+    """`_gathered`, a few boxes at a time.
+
+    XLA fuses a sum of gathers into whatever uses it, several times over where it is used several times and in an order
+    that suits the user and not the memory. A loop makes it compute the sum once.
+    """
+    shape = (*places[0].shape[:2], places[1].shape[1], cells.shape[-1])
+
+    def add(start, keep, total, *places):
+        return jax.lax.dynamic_update_slice_in_dim(total, _gathered(cells, *places), start, 0)
+
+    bytes_each = cells.dtype.itemsize * math.prod(shape[1:])
+    # A loop of one turn would be taken for none.
+    return _by_chunks(add, jnp.zeros(shape, cells.dtype), places, shape[0], bytes_each, turns=2)
+
+
+def _gathered(cells, rows, cols, weight_y, weight_x):
     total = 0.0
     # Unrolled, so that XLA makes one loop of all the gathers and keeps none of them.
     for i in range(rows.shape[2]):
@@ -239,8 +259,10 @@ def _weighted_sum_bwd(saved, gradient):
 _weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
 
 
-def _by_chunks(step, total, arrays, count, bytes_each):
+def _by_chunks(step, total, arrays, count, bytes_each, turns=1):
     """`total` after `step` has taken all `count` rows of `arrays`, as many at a time as suits the platform.
+
+    There are at least as many turns, where there are that many rows.
 
     step(start, keep, total, *slices) -> total, where row i of the slices is row start + i; it is new where `keep`.
     """
@@ -248,7 +270,7 @@ def _by_chunks(step, total, arrays, count, bytes_each):
         return total
 
     def run(budget, total, *arrays):
-        size = min(count, max(1, budget // bytes_each))
+        size = min(-(-count // turns), max(1, budget // bytes_each))
 
         def body(i, total):
             # The last chunk reaches back into the one before; what that has had is kept out.

@@ -271,3 +271,37 @@ def test_no_neck_passes_on(key):
     maps = [jnp.ones((1, 4, 4, 3))]
     (same,), _ = NoNeck().init_with_output(key, maps, train=True)
     np.testing.assert_array_equal(same, maps[0])
+
+
+class Broken(WidthHead):
+    """A head whose losses are wrong in one way or another."""
+
+    def __init__(self, losses):
+        super().__init__()
+        object.__setattr__(self, "losses", losses)
+
+
+@pytest.mark.parametrize("head, message", [
+    (WidthHead, "head 'width' is the class WidthHead; give an instance of it"),
+    (object(), "head 'width', a object, has no network and no pool and no positives_only and no targets and no losses"),
+    (Broken(lambda *_: jnp.float32(1)), r"the losses of head 'width' are a .*; return a dict, \{name: scalar\}"),
+    (Broken(lambda outputs, *_: {"x": outputs}), r"loss 'x' of head 'width' has the shape \(2, 4\); return a scalar"),
+])  # fmt: skip
+def test_what_is_no_head_is_refused_in_a_sentence(head, message, key):
+    with pytest.raises(ValueError, match=message):
+        model = model_with({"width": head})
+        jax.eval_shape(model.losses, jax.eval_shape(model.init, key, BATCH), BATCH, key)
+
+
+def test_an_attribute_that_is_not_read_is_named(key):
+    model = model_with({"width": WidthHead()})
+    batch = BATCH.replace(instances=BATCH.instances.replace(extra={}))
+    variables = jax.eval_shape(model.init, key, batch)
+    with pytest.raises(ValueError, match="head 'width' asks for 'width' of the objects, and the batch has no"):
+        jax.eval_shape(model.losses, variables, batch, key)
+
+
+def test_settings_are_taken_over_from_another_kind_of_model():
+    assert tiny.MASK_MODEL.rpn == tiny.MODEL.rpn and tiny.MASK_MODEL.width == 8
+    assert tiny.MASK_MODEL.of(tiny.MODEL, width=16).width == 16
+    assert type(tiny.MODEL.of(tiny.MASK_MODEL)) is type(tiny.MODEL) and tiny.MODEL.of(tiny.MASK_MODEL) == tiny.MODEL

@@ -71,6 +71,9 @@ class RoIs(NamedTuple):
 class RoIHead(Protocol):
     """What a model needs of a head. A frozen dataclass with these members is one; nothing is to be inherited.
 
+    Of each image s regions are sampled in training: `SamplingSettings.samples`, or of them the first `.positives` for a
+    head of positives only. Pooled features are far from unit size before training, so a last layer should start small.
+
     `network` sees a whole batch. `targets` and `decode` are written for one image and vmapped by the model; `losses`
     takes the batch, since it is divided by counts over the whole of it. All are traced into one program: static shapes,
     no side effects.
