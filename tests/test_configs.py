@@ -18,7 +18,8 @@ from segjax.models.layers.resnet import ResNet
 from segjax.pretrained import merge
 from tests import tiny
 from train.optim import schedule
-from train.runtime import check_same, finite, load_run, one_sentence, recipe_from, save_run
+from train.recipes import check_same, load_run, recipe_from, save_run
+from train.runtime import finite, one_sentence
 
 WORDS = Vocabulary(("a", "b"))
 JOINTS = Vocabulary(("a", "b"), KeypointNames(("top", "left_x", "right_x"), ((0, 1),), (0, 2, 1), (0.1, 0.2, 0.2)))

@@ -28,7 +28,7 @@ from tests.evaluation.listed import ListedSource, detections, objects
 from tests.train.test_resume import RECIPE, finish, rows
 from train import evaluate
 from train.detection_pictures import draw_truth
-from train.runtime import load_module, load_run
+from train.recipes import load_module, load_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "new_head.md"

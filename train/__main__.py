@@ -7,7 +7,8 @@ import sys
 
 from train.alternating import alternate
 from train.loop import train
-from train.runtime import one_sentence, recipe_from, setup
+from train.recipes import recipe_from
+from train.runtime import one_sentence, setup
 
 
 def main(arguments: list[str]) -> int:

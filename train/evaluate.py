@@ -25,7 +25,8 @@ from segjax.types import Batch, Model, Variables
 from train.checkpoints import Checkpoints
 from train.detection import DetectionTask
 from train.optim import optimizer
-from train.runtime import finite, load_run, one_sentence, say, setup, write_text
+from train.recipes import load_run
+from train.runtime import finite, one_sentence, say, setup, write_text
 from train.state import TrainState, state_shapes
 from train.step import data_mesh, shardings
 

@@ -14,7 +14,8 @@ from segjax.data.buckets import Bucket
 from segjax.data.inspection import Inspection, inspect, picture
 from segjax.data.source import Source
 from segjax.visualize import save_png
-from train.runtime import one_sentence, recipe_from, say, told
+from train.recipes import recipe_from
+from train.runtime import one_sentence, say, told
 
 
 def inspect_source(source: Source, buckets: Sequence[Bucket], capacity: int, out: pathlib.Path) -> Inspection:

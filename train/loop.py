@@ -10,8 +10,9 @@ from train import evaluate as evaluation
 from train.detection import DetectionTask
 from train.metrics import Metrics
 from train.optim import schedule
+from train.recipes import check_same, save_run
 from train.run import Run, facts, finished, read_data, start
-from train.runtime import check_same, save_run, say
+from train.runtime import say
 from train.state import TrainState
 
 

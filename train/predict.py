@@ -18,7 +18,8 @@ from segjax.evaluation.evaluator import CollectedDetections, DetectionCollector
 from segjax.visualize import save_png
 from train.detection_pictures import draw_found
 from train.evaluate import jit_predict, restore_run, run_evaluators
-from train.runtime import load_run, one_sentence, say, setup, write_text
+from train.recipes import load_run
+from train.runtime import one_sentence, say, setup, write_text
 from train.step import data_mesh
 
 

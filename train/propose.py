@@ -16,7 +16,8 @@ from configs.base import Part
 from segjax.data.proposals import write_proposals
 from segjax.evaluation.evaluator import DetectionCollector
 from train.evaluate import jit_predict, restore_run, run_evaluators
-from train.runtime import load_run, one_sentence, say, setup
+from train.recipes import load_run
+from train.runtime import one_sentence, say, setup
 from train.step import data_mesh
 
 

@@ -15,7 +15,8 @@ from segjax.types import Model, Variables
 from train import evaluate as evaluation
 from train.checkpoints import Checkpoints
 from train.optim import optimizer
-from train.runtime import load_run, say, told
+from train.recipes import load_run
+from train.runtime import say, told
 from train.state import TrainState, create_state
 from train.step import Step, data_mesh, make_step, shardings
 

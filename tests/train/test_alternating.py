@@ -13,7 +13,7 @@ from train.alternating import alternate, finished, fixed, shared_parts
 from train.checkpoints import Checkpoints
 from train.evaluate import restore_run
 from train.propose import propose
-from train.runtime import load_run
+from train.recipes import load_run
 from train.step import data_mesh
 
 STEPS = 2

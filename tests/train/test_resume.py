@@ -16,7 +16,7 @@ import pytest
 from tests import tiny
 from tests.conftest import CACHE
 from train import evaluate, predict
-from train.runtime import load_run
+from train.recipes import load_run
 from train.step import data_mesh
 
 ROOT = pathlib.Path(__file__).parents[2]
