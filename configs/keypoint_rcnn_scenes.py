@@ -1,6 +1,9 @@
 """Keypoint R-CNN from scratch on the stick figures of the generated scenes, sized for two CPU cores.
 
-python -m train keypoint_rcnn_scenes
+    python -m train keypoint_rcnn_scenes
+
+18 minutes with the other core taken; box AP 0.51, AP50 0.91; keypoint AP 0.31, AP50 0.64 on 200 held-out images
+(docs/results.md). He et al. 2017, section 5, with three keypoint convolutions of 32 channels in place of eight of 512.
 """
 
 import dataclasses

@@ -1,6 +1,9 @@
 """Mask R-CNN from scratch on the generated scenes, sized for two CPU cores.
 
-python -m train mask_rcnn_scenes
+    python -m train mask_rcnn_scenes
+
+17 minutes with the other core taken; box AP 0.66, mask AP 0.55, mask AP50 0.84 on 200 held-out images (docs/results.md).
+He et al. 2017, with half as many mask convolutions of an eighth of the channels.
 """
 
 import dataclasses
