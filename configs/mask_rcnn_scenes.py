@@ -2,7 +2,7 @@
 
     python -m train mask_rcnn_scenes
 
-17 minutes with the other core taken; box AP 0.66, mask AP 0.55, mask AP50 0.84 on 200 held-out images (docs/results.md).
+17 minutes with the other core taken; box AP 0.66; mask AP 0.55, AP50 0.84 on 200 held-out images (docs/results.md).
 He et al. 2017, with half as many mask convolutions of an eighth of the channels.
 """
 
