@@ -6,8 +6,8 @@
     python -m train fast_rcnn_scenes
 
 Eleven minutes beside other programs, the proposals not counted; box AP 0.22, AP50 0.45 on 200 held-out images
-(docs/results.md): one map of stride 16 is coarse for objects of 20 pixels. Girshick 2015, on a VGG16 of a quarter of the
-width with group norm, since it starts from random weights.
+(docs/results.md): one map of stride 16 is coarse for objects of 20 pixels. Girshick 2015, on a VGG16 of a quarter of
+the width with group norm, since it starts from random weights.
 """
 
 import dataclasses
