@@ -33,7 +33,9 @@ class Matched(NamedTuple):
 
         `ValueError` where the source was not asked to read such an attribute.
         """
-        truths = {sample: source.annotations(sample) for sample in np.unique(self.samples).tolist()}
+        # Asked of one image at least, so that a wrong name is found out before anything is.
+        samples = np.unique(self.samples).tolist() or list(range(min(len(source), 1)))
+        truths = {sample: source.annotations(sample) for sample in samples}
         for truth in truths.values():
             if name not in truth.attributes:
                 known = ", ".join(truth.attributes) or "none"

@@ -93,6 +93,7 @@ class Regions(NamedTuple):
             used = rois.positive if head.positives_only else rois.valid
             pooled = pool_rois(features, rois.boxes, used, strides=self.strides, settings=head.pool)
             outputs, variables = parts.train(key, variables, name, pooled, valid=used)
+            check_rows(f"the network of head {name!r}", outputs, used.shape)
             try:
                 targets = jax.lax.stop_gradient(jax.vmap(head.targets)(rois, batch.instances, batch.sizes))
             except KeyError as error:
@@ -115,7 +116,9 @@ class Regions(NamedTuple):
             boxes, valid = detections.boxes, detections.valid
             pooled = pool_rois(features, boxes, valid, strides=self.strides, settings=head.pool)
             outputs = parts(variables, name, pooled, valid=valid)
+            check_rows(f"the network of head {name!r}", outputs, valid.shape)
             detections = jax.vmap(head.decode)(outputs, detections, sizes)
+            check_rows(f"`decode` of head {name!r}", detections, detections.scores.shape)
         return detections
 
 
@@ -129,6 +132,16 @@ def check_heads(heads: Mapping[str, RoIHead]) -> None:
 
 
 MEMBERS = ("network", "pool", "positives_only", "targets", "losses", "decode")
+
+
+def check_rows(who: str, values: Any, rows: tuple[int, ...]) -> None:
+    """`ValueError` unless all arrays among `values` have a row for each region of each image."""
+    for path, value in jax.tree_util.tree_leaves_with_path(values):
+        if jnp.shape(value)[:2] != rows:
+            at = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"{who} gave an array{at} of shape {jnp.shape(value)}; it must begin with {rows}, images and regions."
+            )
 
 
 def check_losses(name: str, terms: Any) -> Losses:

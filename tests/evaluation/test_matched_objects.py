@@ -41,7 +41,10 @@ def test_nothing_detected_gives_no_pairs():
     source = ListedSource([objects([A], [0])])
     matched = matched_objects(feed(DetectionCollector(source, classes=source.classes), source, [[]]))
     assert [len(column) for column in matched] == [0, 0, 0]
-    assert matched.attribute(source, "angle").shape == (0,)
+    with pytest.raises(ValueError, match="'listed' has no attribute 'angle'; it has: none"):
+        matched.attribute(source, "angle")
+    truth = dataclasses.replace(objects([A], [0]), attributes={"angle": np.ones(1, np.float32)})
+    assert matched.attribute(ListedSource([truth]), "angle").shape == (0,)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.75])

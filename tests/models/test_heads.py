@@ -110,7 +110,7 @@ def learnt(request):
 def test_it_overfits_one_batch(learnt):
     name, first, last, found = learnt
     assert last[name] < 0.6 * first[name] and last["class"] < 0.5 * first["class"]
-    truth = BATCH.instances
+    truth = jax.device_get(BATCH.instances)
     for i, j in zip(*np.nonzero(truth.valid)):
         x1, y1, x2, y2 = truth.boxes[i, j]
         distance = np.abs(found.boxes[i] - truth.boxes[i, j]).max(-1) + 1e6 * ~found.valid[i]
@@ -305,3 +305,30 @@ def test_settings_are_taken_over_from_another_kind_of_model():
     assert tiny.MASK_MODEL.rpn == tiny.MODEL.rpn and tiny.MASK_MODEL.width == 8
     assert tiny.MASK_MODEL.of(tiny.MODEL, width=16).width == 16
     assert type(tiny.MODEL.of(tiny.MASK_MODEL)) is type(tiny.MODEL) and tiny.MODEL.of(tiny.MASK_MODEL) == tiny.MODEL
+
+
+class Flat(nn.Module):
+    """Forgets the axis of the images."""
+
+    @nn.compact
+    def __call__(self, features, *, valid, train=False):
+        return nn.Dense(1)(features.reshape(valid.size, -1))
+
+
+def test_rows_that_went_missing_are_named(key):
+    """The network's are found out when training starts, those of `decode` when prediction is traced."""
+    model = model_with({"width": WidthHead(network=Flat())})
+    variables = jax.eval_shape(model.init, key, BATCH)
+    message = r"the network of head 'width' gave an array of shape \(8, 1\); it must begin with \(2, 4\)"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(model.losses, variables, BATCH, key)
+
+    class One(WidthHead):
+        def decode(self, outputs, detections, size):
+            return detections.replace(extra={"width": outputs.sum()})
+
+    model = model_with({"width": One()})
+    variables = jax.eval_shape(model.init, key, BATCH)
+    message = r"`decode` of head 'width' gave an array\.extra\['width'\] of shape \(2,\); it must begin with \(2, 6\)"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(model.predict, variables, BATCH.images, BATCH.sizes)
