@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import jax.numpy as jnp
-from flax import linen as nn
 
 from segjax.data.source import Source
 from segjax.evaluation.evaluator import DetectionCollector
@@ -22,6 +21,7 @@ from segjax.models.layers.mobilenet import MobileNetV3
 from segjax.models.layers.norms import NormName
 from segjax.models.layers.resnet import ResNet
 from segjax.models.layers.vgg import VGG16
+from segjax.models.parts import Module
 from segjax.models.rpn import region_proposal_network
 from segjax.types import Model, Variables
 
@@ -52,18 +52,18 @@ class Detector(abc.ABC):
         return cls(**{**{name: getattr(other, name) for name in shared}, **changes})
 
     @abc.abstractmethod
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Module:
         """From images to maps."""
 
     @abc.abstractmethod
-    def neck(self) -> nn.Module:
+    def neck(self) -> Module:
         """From the backbone's maps to those that the heads see."""
 
     @abc.abstractmethod
-    def box_network(self, classes: int) -> nn.Module:
+    def box_network(self, classes: int) -> Module:
         """The network of the box head."""
 
-    def rpn_head(self) -> nn.Module:
+    def rpn_head(self) -> Module:
         """The network of the region proposals."""
         return RPNHead(self.rpn.per_position, dtype=jnp.dtype(self.dtype))
 
@@ -132,19 +132,19 @@ class FasterRCNN(Detector):
     head_norm: NormName | None = None
     """Behind each convolution of the pyramid and the heads."""
 
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Module:
         """A ResNet."""
         return ResNet(self.depth, self.norm, self.width, self.stages, dtype=jnp.dtype(self.dtype))
 
-    def neck(self) -> nn.Module:
+    def neck(self) -> Module:
         """A feature pyramid."""
         return FPN(self.channels, norm=self.head_norm, dtype=jnp.dtype(self.dtype))
 
-    def rpn_head(self) -> nn.Module:
+    def rpn_head(self) -> Module:
         """As many convolutions as are asked for."""
         return RPNHead(self.rpn.per_position, self.rpn_depth, dtype=jnp.dtype(self.dtype))
 
-    def box_network(self, classes: int) -> nn.Module:
+    def box_network(self, classes: int) -> Module:
         """Convolutions, if any, and hidden layers."""
         return BoxNetwork(classes, self.hidden, self.box_channels, self.head_norm, dtype=jnp.dtype(self.dtype))
 
@@ -208,17 +208,17 @@ class SingleMapRCNN(Detector):
     hidden: tuple[int, ...] = (1024, 1024)
     """c5: widths of the box head's hidden layers."""
 
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Module:
         """A ResNet down to stride 16."""
         c5 = self.form == "c5"
         stages = (4,) if c5 else (3,)
         return ResNet(self.depth, self.norm, self.width, stages, dilate_last=c5, dtype=jnp.dtype(self.dtype))
 
-    def neck(self) -> nn.Module:
+    def neck(self) -> Module:
         """None."""
         return NoNeck()
 
-    def box_network(self, classes: int) -> nn.Module:
+    def box_network(self, classes: int) -> Module:
         """The ResNet's last stage, or hidden layers."""
         dtype = jnp.dtype(self.dtype)
         if self.form == "c4":
@@ -251,15 +251,15 @@ class VGG16RCNN(Detector):
     """Widths of the box head's hidden layers."""
     dropout: float = 0.5
 
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Module:
         """VGG16's convolutions."""
         return VGG16(width=self.width, norm=self.norm, dtype=jnp.dtype(self.dtype))
 
-    def neck(self) -> nn.Module:
+    def neck(self) -> Module:
         """None."""
         return NoNeck()
 
-    def box_network(self, classes: int) -> nn.Module:
+    def box_network(self, classes: int) -> Module:
         """Hidden layers."""
         return BoxNetwork(classes, hidden=self.hidden, dropout=self.dropout, dtype=jnp.dtype(self.dtype))
 
@@ -275,7 +275,7 @@ class MobileNetRCNN(Detector):
     hidden: tuple[int, ...] = (1024, 1024)
     """Widths of the box head's hidden layers."""
 
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Module:
         """The last two stages, both of stride 32."""
         return MobileNetV3(norm=self.norm, epsilon=1e-5, dtype=jnp.dtype(self.dtype))
 
@@ -283,10 +283,10 @@ class MobileNetRCNN(Detector):
         """Regions of every size come from the first map."""
         return (32,)
 
-    def neck(self) -> nn.Module:
+    def neck(self) -> Module:
         """A feature pyramid."""
         return FPN(self.channels, dtype=jnp.dtype(self.dtype))
 
-    def box_network(self, classes: int) -> nn.Module:
+    def box_network(self, classes: int) -> Module:
         """Hidden layers."""
         return BoxNetwork(classes, self.hidden, dtype=jnp.dtype(self.dtype))

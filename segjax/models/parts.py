@@ -10,6 +10,9 @@ from jaxtyping import Array, Key
 
 from segjax.types import Variables
 
+Module = nn.Module
+"""A part of a network, for those who name the type and need no more of Flax."""
+
 
 class Parts(NamedTuple):
     """Modules by name. The variables of all are one tree, `{collection: {name: ...}}`, in which any may be replaced."""

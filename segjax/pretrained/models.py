@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.typing import DTypeLike
 
 from segjax.models.faster_rcnn import faster_rcnn
@@ -19,6 +18,7 @@ from segjax.models.layers.norms import EPSILON, NormName
 from segjax.models.layers.resnet import BLOCKS, ResNet
 from segjax.models.layers.vgg import VGG16
 from segjax.models.mask_rcnn import mask_rcnn
+from segjax.models.parts import Module
 from segjax.pretrained import rules
 from segjax.pretrained.rules import Rule
 from segjax.types import Model
@@ -36,7 +36,7 @@ class Detector(NamedTuple):
 class Backbone(NamedTuple):
     """A line of the table of backbones: what a classifier's weights become a part of."""
 
-    make: Callable[[NormName], nn.Module]
+    make: Callable[[NormName], Module]
     rules: Callable[[NormName], list[Rule]]
     epsilon: float = EPSILON
 
