@@ -4,7 +4,8 @@ import dataclasses
 import pathlib
 from typing import Any, Literal
 
-from configs.models import Detector, FasterRCNN
+from configs.models import FasterRCNN
+from configs.system import System
 from segjax.data import scenes
 from segjax.data.agnostic import AgnosticSource
 from segjax.data.coco import CocoSource
@@ -187,7 +188,7 @@ class Start:
 class Recipe:
     """A whole run."""
 
-    model: Detector = FasterRCNN()
+    model: System = FasterRCNN()
     data: Data = Data()
     optim: Optim = Optim()
     start: Start = Start()

@@ -3,10 +3,11 @@
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
+from configs.system import System
 from segjax.data.source import Source
 from segjax.evaluation.evaluator import DetectionCollector
 from segjax.models.fast_rcnn import fast_rcnn
@@ -25,31 +26,23 @@ from segjax.models.parts import Module
 from segjax.models.rpn import region_proposal_network
 from segjax.types import Model, Variables
 
-DType = Literal["float32", "bfloat16"]
 ONE_MAP = RPNSettings(anchor_sizes=((32.0, 64.0, 128.0, 256.0, 512.0),))
 """Anchors of all sizes on the only map there is."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Detector(abc.ABC):
-    """What the trainer needs to know of a detector besides its three functions."""
+class Detector(System, abc.ABC):
+    """What detectors share."""
 
+    task: ClassVar[str] = "detection"
     system: Literal["faster_rcnn", "rpn", "fast_rcnn"] = "faster_rcnn"
     """faster_rcnn: both stages, trained jointly. rpn: the region proposal network alone, which knows no classes.
     fast_rcnn: heads alone, on proposals from files (`data.proposals`)."""
-    dtype: DType = "float32"
-    """Of convolutions and matrix products; parameters, boxes, losses and scores are float32 always."""
     rpn: RPNSettings = RPNSettings()
     sampling: SamplingSettings = SamplingSettings()
     box: BoxSettings = BoxSettings()
     pool: PoolSettings = PoolSettings()
     """Of the box head."""
-
-    @classmethod
-    def of(cls, other: "Detector", **changes: Any) -> Self:
-        """A model of this kind with the settings that it shares with `other`, and with `changes`."""
-        shared = {field.name for field in dataclasses.fields(cls)} & {field.name for field in dataclasses.fields(other)}
-        return cls(**{**{name: getattr(other, name) for name in shared}, **changes})
 
     @abc.abstractmethod
     def backbone(self) -> Module:
@@ -90,10 +83,6 @@ class Detector(abc.ABC):
         """Further scores, of what own heads found; `collector` has all detections of the images evaluated."""
         del source, collector
         return {}
-
-    def adapted(self, weights: Variables) -> Variables:
-        """Weights of a classifier with each part where this model has it."""
-        return weights
 
     def build(self, classes: int, joints: int = 0) -> Model:
         """The model for this many classes, whose objects have this many joints."""

@@ -6,6 +6,8 @@ Every class is a pytree. Leading axes `*b` are free: one example has none, a bat
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from numpy import ndarray
@@ -14,6 +16,8 @@ Variables = dict[str, Any]
 """A model's variables: `{"params": ..., "batch_stats": ...}`; everything outside "params" is not trained."""
 Losses = dict[str, Float[Array, ""]]
 """The loss terms by name, each already averaged over the batch."""
+IGNORE = 255
+"""In a label map: a pixel without a class, which counts neither in a loss nor in a score. Padding is such."""
 
 
 @struct.dataclass
@@ -61,6 +65,8 @@ class Batch:
     """Index of each image in its source; -1 where the image only fills up the last batch of an evaluation."""
     proposals: Proposals | None = None
     """Regions made beforehand, for models that do not make their own."""
+    label_map: UInt8[Array | ndarray, "b h w"] | None = None
+    """The class id of each pixel, `IGNORE` where it has none, for models of semantic segmentation."""
 
     @property
     def given(self) -> dict[str, Proposals]:
@@ -86,6 +92,24 @@ class Detections:
     """What other heads say of each detection, by name, [*b n ...]."""
 
 
+@struct.dataclass
+class SegmentationMap:
+    """What a model of semantic segmentation says of each pixel."""
+
+    logits: Float[Array | ndarray, "*b h w c"]
+    """Unnormalised log-probabilities of the classes, float32, in the pixels of the images given to `predict`."""
+
+    @property
+    def labels(self) -> Int[Array, "*b h w"]:
+        """The most probable class of each pixel."""
+        return jnp.argmax(self.logits, axis=-1)
+
+    @property
+    def probabilities(self) -> Float[Array, "*b h w c"]:
+        """Of the classes, adding up to 1."""
+        return jax.nn.softmax(self.logits, axis=-1)
+
+
 class Model(NamedTuple):
     """A model as three pure functions, in the way an optax optimiser is two. No caller sees more than these."""
 
@@ -94,4 +118,4 @@ class Model(NamedTuple):
     losses: Callable[[Variables, Batch, Key[Array, ""]], tuple[Losses, Variables]]
     """(variables, batch, key) -> (named loss terms, variables with this step's batch statistics)."""
     predict: Callable[..., Any]
-    """(variables, images [b h w 3], sizes [b 2], **batch.given) -> predictions, `Detections` for a detector."""
+    """(variables, images [b h w 3], sizes [b 2], **batch.given) -> predictions: `Detections` or a `SegmentationMap`."""

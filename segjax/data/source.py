@@ -85,6 +85,8 @@ class Example:
     proposals: Float[np.ndarray, "p 4"] | None = None
     """Regions made beforehand, `xyxy` like the boxes, best first."""
     proposal_scores: Float[np.ndarray, "p"] | None = None
+    label_map: UInt8[np.ndarray, "h w"] | None = None
+    """The class id of each pixel, `segjax.types.IGNORE` where it has none; None where it is not asked for."""
 
 
 @runtime_checkable
@@ -111,6 +113,21 @@ class Source(Protocol):
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Image `index`, decoded to RGB. `DataError` where the file is missing, cut short or not of the stated size."""
+        ...
+
+
+@runtime_checkable
+class LabelMapSource(Source, Protocol):
+    """A data set whose images have a class for each pixel. It need not know any objects."""
+
+    colours: tuple[tuple[int, int, int], ...] | None
+    """RGB of each class, where the data set states them."""
+
+    def label_map(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        """The class id of each pixel of image `index`, an index into `classes`; `segjax.types.IGNORE` where none.
+
+        `DataError` where the file is missing, cannot be read, is not of the image's size, or has ids of no class.
+        """
         ...
 
 
