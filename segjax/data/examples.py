@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from segjax.data.masks import draw_masks
 from segjax.data.proposals import ProposalFile
-from segjax.data.source import Annotations, Example, Source
+from segjax.data.source import Annotations, Example, LabelMapSource, Source
 from segjax.data.transforms import select
 
 NO_MASK = "objects without a mask"
@@ -20,6 +20,7 @@ class Wanted(NamedTuple):
     """What batches carry beside images, boxes and labels. Nothing else is read or made."""
 
     masks: bool = False
+    label_map: bool = False
     joints: int | None = None
     """Number of joints, where keypoints are wanted."""
     attributes: tuple[tuple[str, tuple[int, ...]], ...] = ()
@@ -42,22 +43,28 @@ def check_wanted(
             any.
     """
     found = source.annotations(0).attributes
-    unknown = [name for name in fields if name not in ("masks", "keypoints", *found)]
+    unknown = [name for name in fields if name not in ("masks", "keypoints", "label_map", *found)]
     if unknown:
         raise ValueError(
-            f"{source.name} has no {unknown[0]!r} to put into batches; fields may be 'masks', 'keypoints' or an "
-            f"attribute that the source reads: {', '.join(map(repr, found)) or 'none'}"
+            f"{source.name} has no {unknown[0]!r} to put into batches; fields may be 'masks', 'keypoints', 'label_map' "
+            f"or an attribute that the source reads: {', '.join(map(repr, found)) or 'none'}"
         )
     if "keypoints" in fields and source.keypoints is None:
         raise ValueError(f"{source.name} has no keypoints; read it with them (keypoints=True) or leave out 'keypoints'")
     if "masks" in fields and not _has_masks(source):
         raise ValueError(f"{source.name} has no masks; read it with segmentations or leave out 'masks'")
+    if "label_map" in fields and not isinstance(source, LabelMapSource):
+        raise ValueError(
+            f"{source.name} has no label maps, and the model learns from them; read it with a source that has them "
+            "(segjax.data.label_maps) or leave out 'label_map'"
+        )
     if (proposals is None) != (proposal_count == 0) or proposal_count < 0:
         raise ValueError(f"proposal_count={proposal_count} must be positive with proposals, and 0 without")
     if proposals is not None and len(proposals) != len(source):
         raise ValueError(f"the proposals are of {len(proposals)} images, {source.name} has {len(source)}")
     return Wanted(
         masks="masks" in fields,
+        label_map="label_map" in fields,
         joints=len(source.keypoints.names) if "keypoints" in fields else None,
         attributes=tuple((name, found[name].shape[1:]) for name in fields if name in found),
         proposals=proposals,
@@ -76,7 +83,7 @@ def training_example(source: Source, index: int, wanted: Wanted = BOXES) -> tupl
     lacks an attribute NaN: it is trained on as a box.
 
     Returns the example, and the numbers of objects, of those left out and of those that lack what is wanted, by reason.
-    DataError as `Source.image`.
+    DataError as `Source.image` and `LabelMapSource.label_map`.
     """
     annotations = source.annotations(index)
     usable = ~(annotations.crowd | annotations.difficult)
@@ -101,6 +108,8 @@ def training_example(source: Source, index: int, wanted: Wanted = BOXES) -> tupl
     if wanted.joints is not None:
         more["keypoints"] = _labelled(annotations, usable)
         counts[NO_KEYPOINTS] = int((more["keypoints"][..., 2] == 0).all(axis=1).sum())
+    if wanted.label_map:
+        more["label_map"] = source.label_map(index)
     if wanted.proposals is not None:
         more["proposals"], more["proposal_scores"] = wanted.proposals(index)
         counts["proposals"] = len(more["proposals"])

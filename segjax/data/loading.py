@@ -16,7 +16,7 @@ from segjax.data.examples import BOXES, Wanted, keep_largest, training_example
 from segjax.data.masks import pack_into
 from segjax.data.source import DataError, Example, Problem, Source
 from segjax.data.transforms import Fit, Transform, fit_inside, place
-from segjax.types import Batch, Instances, Proposals
+from segjax.types import IGNORE, Batch, Instances, Proposals
 
 OVER_CAPACITY = "objects over capacity"
 OVER_COUNT = "proposals over count"
@@ -31,7 +31,7 @@ class Loaded(NamedTuple):
 
 
 def empty_batch(samples: Sequence[int], *, bucket: Bucket, capacity: int, wanted: Wanted = BOXES) -> Batch:
-    """A batch of black images of full size without objects, for `fill`.
+    """A batch of black images of full size without objects or classes, for `fill`.
 
     Its memory comes zeroed, so that padding costs nothing.
     """
@@ -56,6 +56,7 @@ def empty_batch(samples: Sequence[int], *, bucket: Bucket, capacity: int, wanted
         instances=instances,
         samples=np.asarray(samples, np.int32),
         proposals=proposals if wanted.proposals is not None else None,
+        label_map=np.full((count, height, width), IGNORE, np.uint8) if wanted.label_map else None,
     )
 
 
@@ -69,6 +70,8 @@ def fill(batch: Batch, i: int, example: Example) -> None:
     """
     instances, number = batch.instances, len(example.labels)
     batch.sizes[i] = place(example.image, batch.images[i])
+    if batch.label_map is not None:
+        place(example.label_map, batch.label_map[i])
     instances.boxes[i, :number], instances.labels[i, :number] = example.boxes, example.labels
     instances.valid[i, :number] = True
     if instances.masks is not None and number:

@@ -154,7 +154,8 @@ def train_batches(
         transforms: applied in order after `fit`. `HorizontalFlip` must know the joints where keypoints are asked for.
         fields: what the objects of a batch carry beside boxes and labels, made only where asked for: "masks",
             "keypoints", and names of the source's attributes, which go to `Instances.extra`. An object without a mask
-            or without keypoints is trained on as a box, and counted in `counts`.
+            or without keypoints is trained on as a box, and counted in `counts`. Or "label_map", for
+            `Batch.label_map`; an image whose label map cannot be used is treated as one that cannot be read.
         proposals: boxes made beforehand, for `Batch.proposals`.
         proposal_count: number of them that an image can have; further ones, the worst, are left out and counted.
         start: the step to start at, counted over all epochs from 0.
@@ -205,10 +206,13 @@ def evaluation_batches(
 
     Args: as in `train_batches`, except
         capacity: number of objects of an image that the batch carries, for a validation loss. 0, the default, carries
-            none, and no `fields`: an evaluator takes its ground truth from the source.
+            none, and none of the `fields` of objects: an evaluator takes its ground truth from the source.
+        fields: "label_map" is carried whatever the capacity. Such maps are resized with the images; a score of the
+            image files' own pixels needs `LabelMapSource.label_map`.
     """
     shared = _checked(source, buckets, batch_size, capacity)
-    wanted = check_wanted(source, fields if capacity else (), proposals, proposal_count)
+    carried = [field for field in fields if capacity or field == "label_map"]
+    wanted = check_wanted(source, carried, proposals, proposal_count)
     load = EvaluationLoader(**shared, wanted=wanted)
     return Batches(
         load,
@@ -266,7 +270,7 @@ def _unflat(element: tuple[dict[str, Any], dict[str, int], list[tuple]]) -> Load
     arrays, counts, problems = element
     instances = Instances(**arrays["instances"])
     proposals = Proposals(**arrays["proposals"]) if "proposals" in arrays else None
-    batch = Batch(arrays["images"], arrays["sizes"], instances, arrays["samples"], proposals)
+    batch = Batch(arrays["images"], arrays["sizes"], instances, arrays["samples"], proposals, arrays.get("label_map"))
     return Loaded(batch, counts, tuple(Problem(*problem) for problem in problems))
 
 

@@ -8,7 +8,9 @@ There are two kinds. A `Fit` (`fit_inside`, `ScaleJitter`) brings an image into 
 is bounded by the bucket and not by the file. All randomness comes from `rng`.
 
 Resizing is bilinear with half-pixel centres and without antialiasing, at both directions: what torchvision's detectors
-were trained with. Masks are resized by nearest neighbour, as there.
+were trained with. Masks of objects are resized by nearest neighbour in the manner of torchvision's detectors, which
+is not aligned with that: it takes pixel floor(i * ratio). Label maps are resized by nearest neighbour with half-pixel
+centres, floor((i + 1/2) * ratio), so that each pixel keeps the class of the image pixel that weighs most in it.
 """
 
 import dataclasses
@@ -21,6 +23,7 @@ from jaxtyping import Bool, Float, UInt8
 from segjax.data.buckets import Bucket, fit
 from segjax.data.masks import flip_masks, resize_masks
 from segjax.data.source import Example
+from segjax.types import IGNORE
 
 Transform = Callable[[Example, np.random.Generator], Example]
 """Changes an example without enlarging its image."""
@@ -56,11 +59,17 @@ def resize(example: Example, size: tuple[int, int]) -> Example:
     return dataclasses.replace(
         example,
         image=image,
+        label_map=None if example.label_map is None else _resize_labels(example.label_map, size),
         boxes=example.boxes * ratio,
         masks=None if masks is None else resize_masks(masks, size),
         keypoints=None if points is None else points * np.append(ratio[:2], np.float32(1)),
         proposals=None if proposals is None else proposals * ratio,
     )
+
+
+def _resize_labels(label_map: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2"]:
+    """By nearest neighbour. INTER_NEAREST alone would take floor(i * ratio), up to half a pixel beside INTER_LINEAR."""
+    return cv2.resize(label_map, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def crop(example: Example, *, top: int, left: int, height: int, width: int) -> Example:
@@ -70,13 +79,14 @@ def crop(example: Example, *, top: int, left: int, height: int, width: int) -> E
     clipped, also those of objects with masks, so that an object may have a smaller mask than box. A joint outside the
     window loses its label. Proposals that the window leaves nothing of are dropped.
     """
-    image = example.image[top : top + height, left : left + width]
+    window = np.s_[top : top + height, left : left + width]
     shift = np.array([left, top] * 2, np.float32)
     limit = np.array([width, height] * 2, np.float32)
     masks, points = example.masks, example.keypoints
     cropped = dataclasses.replace(
         example,
-        image=image,
+        image=example.image[window],
+        label_map=None if example.label_map is None else example.label_map[window],
         boxes=np.clip(example.boxes - shift, 0, limit),
         masks=None if masks is None else masks[:, top : top + height, left : left + width],
         keypoints=None if points is None else _crop_points(points, shift[:2], limit[:2]),
@@ -97,8 +107,11 @@ def _crop_proposals(example: Example, shift: np.ndarray, limit: np.ndarray) -> E
     return dataclasses.replace(example, proposals=boxes[left], proposal_scores=scores)
 
 
-def place(image: UInt8[np.ndarray, "h w 3"], canvas: UInt8[np.ndarray, "h2 w2 3"]) -> tuple[int, int]:
-    """Writes the image to the top left of `canvas`, in place, and returns its size. ValueError where it is larger."""
+def place(image: UInt8[np.ndarray, "h w *c"], canvas: UInt8[np.ndarray, "h2 w2 *c"]) -> tuple[int, int]:
+    """Writes an image or a label map to the top left of `canvas`, in place, and returns its size.
+
+    ValueError where it is larger.
+    """
     height, width = image.shape[:2]
     if height > canvas.shape[0] or width > canvas.shape[1]:
         raise ValueError(
@@ -117,7 +130,9 @@ def fit_inside(example: Example, rng: np.random.Generator, bucket: Bucket) -> Ex
 
 
 def letterbox(example: Example, size: tuple[int, int]) -> tuple[Example, tuple[int, int]]:
-    """The example fitted into `size` with its aspect ratio, at the top left, zeros below and to the right.
+    """The example fitted into `size` with its aspect ratio, at the top left, padding below and to the right.
+
+    Padding is 0 in the image and in masks, and `segjax.types.IGNORE` in a label map.
 
     Args:
         size: (height, width) in pixels.
@@ -132,7 +147,10 @@ def letterbox(example: Example, size: tuple[int, int]) -> tuple[Example, tuple[i
     masks = None if fitted.masks is None else np.zeros((len(fitted.masks), *size), np.uint8)
     if masks is not None:
         masks[:, :height, :width] = fitted.masks
-    return dataclasses.replace(fitted, image=canvas, masks=masks), inside
+    label_map = None if fitted.label_map is None else np.full(size, IGNORE, np.uint8)
+    if label_map is not None:
+        place(fitted.label_map, label_map)
+    return dataclasses.replace(fitted, image=canvas, masks=masks, label_map=label_map), inside
 
 
 def unletterbox(
@@ -175,6 +193,7 @@ class HorizontalFlip:
         return dataclasses.replace(
             example,
             image=cv2.flip(example.image, 1),
+            label_map=None if example.label_map is None else cv2.flip(example.label_map, 1),
             boxes=_mirrored(example.boxes, width),
             masks=None if masks is None else flip_masks(masks),
             keypoints=None if points is None else self._joints(points, width),
@@ -199,7 +218,11 @@ class ScaleJitter:
 
     The scale is drawn uniformly from `scales`, relative to the size that just fits the bucket: at 2 the image is shown
     twice as large and a random window of it is kept, at 0.5 it fills half of each side. The window is cut out before
-    resizing, so the cost does not grow with the scale.
+    resizing, so the cost does not grow with the scale. Where the image becomes smaller than the bucket, the rest is
+    padding of the batch, which a label map does not count.
+
+    To crop 360 x 360 from images of 360 x 480 at 0.5 to 2 times their size, the recipe of semantic segmentation, take
+    the bucket (360, 360) and scales (2/3, 8/3): at scale 1 such an image fills the bucket's width, at 0.75 of its size.
 
     An object is dropped, not trained on, where the window leaves less than `min_visible` of its box's area, or less
     than `min_size` pixels of its width or height after resizing. The box decides, also of an object with a mask.
