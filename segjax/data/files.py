@@ -38,6 +38,21 @@ def _endings() -> str:
     return ", ".join(sorted(SUFFIXES))
 
 
+def no_objects(keypoints: KeypointNames | None = None) -> Annotations:
+    """The annotations of an image of which no objects are known, in a source with these joints."""
+    none = np.zeros(0, bool)
+    return Annotations(
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int32),
+        areas=np.zeros(0, np.float32),
+        crowd=none,
+        difficult=none,
+        ids=(),
+        segmentations=(),
+        keypoints=None if keypoints is None else np.zeros((0, len(keypoints.names), 3), np.float32),
+    )
+
+
 class ImageFiles:
     """Images by path, with no objects. Implements `segjax.data.source.Source`; an image's id is its path.
 
@@ -81,17 +96,7 @@ class ImageFiles:
 
     def annotations(self, index: int) -> Annotations:
         """No objects."""
-        none = np.zeros(0, bool)
-        return Annotations(
-            boxes=np.zeros((0, 4), np.float32),
-            labels=np.zeros(0, np.int32),
-            areas=np.zeros(0, np.float32),
-            crowd=none,
-            difficult=none,
-            ids=(),
-            segmentations=(),
-            keypoints=None if self.keypoints is None else np.zeros((0, len(self.keypoints.names), 3), np.float32),
-        )
+        return no_objects(self.keypoints)
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Image `index`, decoded to RGB. `DataError` where it is cut short."""

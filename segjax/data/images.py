@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -93,7 +93,7 @@ def usable_side(value: object) -> bool:
 
 def read_size(path: str | os.PathLike) -> tuple[int, int]:
     """(height, width) in pixels from an image file's header. `DataError` where it is not an image."""
-    with _open(path, where=f"{os.fspath(path)!r}") as image:
+    with open_image(path, where=f"{os.fspath(path)!r}") as image:
         return image.height, image.width
 
 
@@ -113,8 +113,16 @@ def decode(
     Raises:
         DataError: the file is missing, cut short, not an image, larger than `MAX_PIXELS`, or not of the stated size.
     """
-    where = f"{os.fspath(path)!r}" + ("" if image_id is None else f" (image {image_id})")
-    with _open(path, where=where) as image:
+    return decode_file(
+        path, where=f"{os.fspath(path)!r}" + ("" if image_id is None else f" (image {image_id})"), size=size
+    )
+
+
+def decode_file(
+    file: str | os.PathLike | BinaryIO, *, where: str, size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """As `decode`, of a path or an open file that errors call `where`."""
+    with open_image(file, where=where) as image:
         if size is not None and (image.height, image.width) != tuple(size):
             raise FileFault(
                 "image size differs from the annotations",
@@ -123,14 +131,23 @@ def decode(
             )
         try:
             return _to_rgb(image)
-        except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-            raise FileFault("undecodable image", f"{where} cannot be decoded: {_one_line(error)}.") from error
+        except DECODING_ERRORS as error:
+            raise undecodable(where, error) from error
 
 
-def _open(path: str | os.PathLike, *, where: str) -> Image.Image:
-    """An image file opened but not decoded."""
+DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, MemoryError)
+"""What Pillow raises on files that are damaged."""
+
+
+def undecodable(where: str, error: BaseException) -> FileFault:
+    """The fault of a file that opens as an image, and whose pixels cannot be had."""
+    return FileFault("undecodable image", f"{where} cannot be decoded: {_one_line(error)}.")
+
+
+def open_image(file: str | os.PathLike | BinaryIO, *, where: str) -> Image.Image:
+    """An image file opened but not decoded. `DataError` as `decode`, which calls the file `where`."""
     try:
-        image = Image.open(path, formats=FORMATS)
+        image = Image.open(file, formats=FORMATS)
     except FileNotFoundError as error:
         raise FileFault("missing image file", f"{where} does not exist.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -1,0 +1,272 @@
+"""What a recipe says of its data: where it is, and how it becomes batches."""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+from segjax.data import label_maps, scenes
+from segjax.data.agnostic import AgnosticSource
+from segjax.data.coco import CocoSource
+from segjax.data.coco_label_maps import CocoLabelMaps
+from segjax.data.mask_codes import Code, Colour, IdCode, colour_code, read_colours
+from segjax.data.pipeline import Batches, evaluation_batches, train_batches
+from segjax.data.proposals import ProposalFile
+from segjax.data.source import LabelMapSource, Source
+from segjax.data.transforms import ColorJitter, HorizontalFlip, ScaleJitter, Transform
+from segjax.data.voc import VocSource
+
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Masks:
+    """What the mask files of models of semantic segmentation are called, and what is in them."""
+
+    folders: tuple[str, str, str] = ("", "", "")
+    """folders: those of the masks of train, val and test, relative to `root`. voc: SegmentationClass where empty."""
+    suffix: str = ".png"
+    """folders: the end of a mask's name, in place of the ending of its image's: "_L.png"."""
+    ids: tuple[int, ...] = ()
+    """The number in the files that stands for each class; 0, 1, 2, ... where empty."""
+    ignore: tuple[int, ...] = (255,)
+    """Numbers in the files of pixels that do not count."""
+    colours: str = ""
+    """lists, folders: a file with a line "R G B name" for each colour, relative to `root`, where masks are coloured.
+    Colours whose name is no class do not count. Without `classes`, its names are the classes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the images are, and how they become batches."""
+
+    format: Literal["scenes", "coco", "voc", "lists", "folders"] = "scenes"
+    """scenes: generated into `root` when absent; coco: JSON files and image folders; voc: XML files and split lists, or
+    its SegmentationClass. With label maps alone: lists: text files of image and mask paths; folders: of either."""
+    root: pathlib.Path = pathlib.Path("data/scenes")
+    train: str = "train"
+    """The part to train on. voc: a list in ImageSets/Main, or Segmentation for label maps. coco: the annotation file,
+    lists: the list, folders: the folder of the images, each relative to `root`."""
+    val: str = "val"
+    """The part to evaluate on while training."""
+    test: str = ""
+    """The part for `train.evaluate --part test`; none by default."""
+    images: tuple[str, str, str] = ("", "", "")
+    """coco: the image folders of train, val and test, relative to `root`."""
+    classes: tuple[str, ...] = ()
+    """The classes to read, in this order, the first being "background" for label maps of coco; all by default. lists,
+    folders: what the numbers in the masks mean."""
+    masks: Masks = Masks()
+    buckets: tuple[tuple[int, int], ...] = ((128, 160), (160, 128))
+    """(height, width) of the batches' images in pixels, multiples of 32. One compilation each."""
+    evaluation_buckets: tuple[tuple[int, int], ...] = ()
+    """The same for evaluation, where training is on smaller crops; `buckets` where empty."""
+    agnostic: bool = False
+    """Take all classes for one, "object": what a region proposal network is trained on and judged by."""
+    proposals: tuple[str, str, str] = ("", "", "")
+    """Files of proposals (`segjax.data.proposals`) of train, val and test, relative to `root`, for models that make
+    none themselves."""
+    proposal_count: int = 2000
+    """Proposals an image can have; of more, the first are kept and the rest is counted."""
+    capacity: int = 16
+    """Objects an image can have in training; of more, the largest are kept and the rest is counted and reported."""
+    flip: float = 0.5
+    """Probability of mirroring an image."""
+    scales: tuple[float, float] = (1.0, 1.0)
+    """Range of the random scale, relative to the size that fits the bucket; above 1 a random window is cut out."""
+    color: float = 0.0
+    """Strength of the random change of brightness, contrast and saturation, 0 to 1."""
+    threads: int = 1
+    """Batches that are made at the same time."""
+    workers: int = 0
+    """Processes that make them; 0 makes them in threads."""
+
+    def source(
+        self,
+        part: Part,
+        classes: tuple[str, ...] | None = None,
+        *,
+        fields: tuple[str, ...] = (),
+        segmentations: bool = False,
+    ) -> Source:
+        """One part of the data set.
+
+        Args:
+          part: which.
+          classes: a class map to read it with, a checkpoint's for example; the data's own by default.
+          fields: what is to be read besides boxes and labels: "masks", "keypoints", names of attributes; or
+            "label_map", of the image, in place of objects.
+          segmentations: keep COCO's segmentations, for pictures. Training on boxes does without their memory.
+        """
+        name = getattr(self, part)
+        if not name:
+            raise ValueError(f"data.{part} is empty: name the part of {self.root} to use with --data.{part}.")
+        _check_options(self, fields)
+        if "label_map" in fields:
+            return self._label_maps(part, name, classes)
+        classes = classes or self.classes or None
+        source = self._objects(part, name, None if self.agnostic else classes, fields, segmentations)
+        return AgnosticSource(source) if self.agnostic else source
+
+    def _objects(
+        self, part: Part, name: str, classes: tuple[str, ...] | None, fields: tuple[str, ...], segmentations: bool
+    ) -> Source:
+        if self.format == "voc":
+            if fields:
+                raise ValueError(f"Pascal VOC's XML has no {fields[0]!r}, which this model learns from; use COCO JSON.")
+            return VocSource(self.root, split=name, classes=classes)
+        options = {
+            "classes": classes,
+            "segmentations": segmentations or "masks" in fields,
+            "keypoints": "keypoints" in fields,
+            "attributes": tuple(field for field in fields if field not in ("masks", "keypoints")),
+        }
+        if self.format == "coco":
+            return CocoSource(self.root / name, self.root / _of(self.images, part), **options)
+        folder = self._scenes(part, name)
+        # The joints are in a file of their own, of persons alone, as COCO's are.
+        file = "keypoints.json" if "keypoints" in fields else "instances.json"
+        return CocoSource(folder / file, folder / "images", name=f"scenes_{name}", **options)
+
+    def _label_maps(self, part: Part, name: str, classes: tuple[str, ...] | None) -> LabelMapSource:
+        if self.format == "coco":
+            options = {"classes": classes or self.classes or None}
+            return CocoLabelMaps(self.root / name, self.root / _of(self.images, part), **options)
+        source = self._mask_files(part, name)
+        if classes is not None and tuple(classes) != source.classes:
+            raise ValueError(
+                f"{source.name} has the classes {source.classes}, and is to be read with {tuple(classes)}: masks are "
+                "numbers, which mean what the data set says they do. Set data.classes to the names that belong to them."
+            )
+        return source
+
+    def _mask_files(self, part: Part, name: str) -> LabelMapSource:
+        if self.format == "scenes":
+            return label_maps.from_scenes(self._scenes(part, name), name=f"scenes_{name}")
+        folder = _of(self.masks.folders, part)
+        if self.format == "voc":
+            return label_maps.from_voc(self.root, split=name, masks=folder or "SegmentationClass")
+        classes, code, colours = self._code()
+        options = {"classes": classes, "code": code, "colours": colours}
+        if self.format == "lists":
+            return label_maps.from_list(self.root / name, root=self.root, **options)
+        if not folder:
+            raise ValueError(f"data.masks.folders names no folder for {part}: give the one with the masks of {name!r}.")
+        return label_maps.from_folders(self.root / name, self.root / folder, suffix=self.masks.suffix, **options)
+
+    def _code(self) -> tuple[tuple[str, ...], Code, tuple[Colour, ...] | None]:
+        """The classes, what says them in the masks, and their colours where it is colours."""
+        if self.masks.colours:
+            table = read_colours(self.root / self.masks.colours)
+            classes = self.classes or tuple(dict.fromkeys(name for _, name in table))
+            first = {name: colour for colour, name in reversed(table)}
+            return classes, colour_code(table, classes), tuple(map(first.get, classes))
+        if not self.classes:
+            raise ValueError("data.classes is empty: name the class of each number in the masks, with --data.classes.")
+        ids = self.masks.ids or tuple(range(len(self.classes)))
+        if len(ids) != len(self.classes):
+            raise ValueError(f"data.masks.ids has {len(ids)} numbers for the {len(self.classes)} of data.classes.")
+        return self.classes, IdCode(ids, self.masks.ignore), None
+
+    def _scenes(self, part: Part, name: str) -> pathlib.Path:
+        if name not in scenes.SPLITS:
+            raise ValueError(f"data.{part} is {name!r}; scenes has the parts {', '.join(scenes.SPLITS)}.")
+        return scenes.ensure(self.root)[name]
+
+    def training(self, source: Source, *, batch_size: int, seed: int, fields: tuple[str, ...] = ()) -> Batches:
+        """Endless augmented batches of `source`, the part to train on, with these fields."""
+        joints = source.keypoints.flip if source.keypoints else None
+        transforms: list[Transform] = [HorizontalFlip(self.flip, flip=joints)] if self.flip else []
+        if self.color:
+            transforms.append(ColorJitter(self.color, self.color, self.color))
+        options = {} if self.scales == (1.0, 1.0) else {"fit": ScaleJitter(self.scales)}
+        return train_batches(
+            source,
+            buckets=self.buckets,
+            batch_size=batch_size,
+            capacity=self.capacity,
+            seed=seed,
+            transforms=transforms,
+            threads=self.threads,
+            workers=self.workers,
+            fields=fields,
+            **self._proposals(source, "train"),
+            **options,
+        )
+
+    def evaluation(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        part: Part = "val",
+        proposals: ProposalFile | None = None,
+        fields: tuple[str, ...] = (),
+    ) -> Batches:
+        """Each image of `source`, which is `part`, once, without augmentation.
+
+        Args:
+          proposals: in place of the part's own.
+          fields: ("label_map",) puts label maps into the batches, resized like the images, for a loss. Scores are of
+            the files' own pixels, which an evaluator takes from the source.
+        """
+        given = {"proposals": proposals, "proposal_count": self.proposal_count} if proposals else None
+        return evaluation_batches(
+            source,
+            buckets=self.evaluation_buckets or self.buckets,
+            batch_size=batch_size,
+            threads=self.threads,
+            workers=self.workers,
+            fields=fields,
+            **(given or self._proposals(source, part)),
+        )
+
+    def _proposals(self, source: Source, part: Part) -> dict[str, Any]:
+        name = _of(self.proposals, part)
+        if not name:
+            return {}
+        return {"proposals": ProposalFile(self.root / name, source), "proposal_count": self.proposal_count}
+
+
+def _of(values: tuple[str, str, str], part: Part) -> str:
+    return values[PARTS.index(part)]
+
+
+OBJECTS = {"scenes": {"classes"}, "coco": {"images", "classes"}, "voc": {"classes"}}
+LABEL_MAPS = {
+    "scenes": set(),
+    "coco": {"images", "classes"},
+    "voc": {"masks.folders"},
+    "lists": {"classes", "masks.ids", "masks.ignore", "masks.colours"},
+    "folders": {"classes", "masks.folders", "masks.suffix", "masks.ids", "masks.ignore", "masks.colours"},
+}
+"""The options that mean something to some formats, by the formats that they mean something to."""
+
+
+def _check_options(data: Data, fields: tuple[str, ...]) -> None:
+    """`ValueError` for an option that would do nothing, and for what a format does not have."""
+    labelled = "label_map" in fields
+    if labelled and (len(fields) > 1 or data.agnostic or any(data.proposals)):
+        raise ValueError(
+            "label maps come without objects: data.agnostic, data.proposals and other fields "
+            f"({', '.join(field for field in fields if field != 'label_map') or 'none here'}) do not go with them."
+        )
+    table = LABEL_MAPS if labelled else OBJECTS
+    if data.format not in table:
+        raise ValueError(
+            f"data.format {data.format!r} has label maps and no objects, which this model learns from; use one of "
+            f"{', '.join(table)}."
+        )
+    options = ("images", "classes", *(f"masks.{field.name}" for field in dataclasses.fields(Masks)))
+    for name in options:
+        if name not in table[data.format] and _value(data, name) != _value(Data(), name):
+            kind = "label maps" if labelled else "objects"
+            raise ValueError(f"data.{name} means nothing to {kind} of the format {data.format!r}: leave it out.")
+    if data.masks.colours and (data.masks.ids or data.masks.ignore != Masks().ignore):
+        raise ValueError("data.masks.colours says what colours mean: data.masks.ids and .ignore are of numbers.")
+
+
+def _value(data: Any, name: str) -> Any:
+    for part in name.split("."):
+        data = getattr(data, part)
+    return data
