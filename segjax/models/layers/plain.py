@@ -1,0 +1,60 @@
+"""Plain stacks of convolutions, for networks that are not built on a classifier's."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from segjax.models.layers.conv import Conv, max_pool
+from segjax.models.layers.norms import NormName, norm_layer
+
+he = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+"""He et al. 2015, forward form: keeps the variance of rectified activations from layer to layer."""
+classifier_init = nn.initializers.normal(0.01)
+"""Of last layers: at first all classes are about as probable."""
+
+
+class ConvNormReLU(nn.Module):
+    """A convolution, a norm in place of its bias where one is asked for, a rectifier."""
+
+    features: int
+    kernel: int = 3
+    norm: NormName | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w features"]:
+        """The map, of the same size for odd kernels."""
+        conv = Conv(self.features, self.kernel, bias=self.norm is None, kernel_init=he, dtype=self.dtype, name="conv")
+        x = conv(x)
+        if self.norm is not None:
+            x = norm_layer(self.norm, dtype=self.dtype)(name="norm")(x, train=train)
+        return nn.relu(x)
+
+
+class PlainNet(nn.Module):
+    """Convolutions with the maximum over 2x2 pixels between them: one map, of stride 2 ** (len(channels) - 1)."""
+
+    channels: Sequence[int] = (16, 64, 256)
+    """Of each convolution."""
+    kernel: int = 7
+    """Odd."""
+    norm: NormName | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def stride(self) -> int:
+        """Pixels between neighbouring positions of the map."""
+        return 2 ** (len(self.channels) - 1)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h2 w2 c2"]:
+        """The last convolution's map."""
+        for i, features in enumerate(self.channels):
+            if i:
+                x = max_pool(x, window=2, stride=2, padding=0)
+            x = ConvNormReLU(features, self.kernel, self.norm, self.dtype, name=f"conv{i + 1}")(x, train=train)
+        return x
