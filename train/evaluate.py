@@ -23,12 +23,12 @@ from segjax.data.source import Source, Vocabulary
 from segjax.evaluation.evaluator import Evaluator
 from segjax.types import Batch, Model, Variables
 from train.checkpoints import Checkpoints
-from train.detection import DetectionTask
 from train.optim import optimizer
 from train.recipes import load_run
 from train.runtime import finite, one_sentence, say, setup, write_text
 from train.state import TrainState, state_shapes
 from train.step import data_mesh, shardings
+from train.tasks import TASKS
 
 Predict = Callable[[Variables, Batch], Any]
 
@@ -48,16 +48,17 @@ def run_evaluators(
 ) -> dict[str, float]:
     """Predicts every batch and returns all scores, with the images a second of the whole.
 
-    The device works on a batch while the host scores the one before.
+    The device works on a batch while the host scores the one before. Evaluators get predictions as they are, on the
+    device, and take from there what they need.
     """
     shared = shardings(mesh)[1]
     ahead: tuple[Batch, Any] | None = None
     images, start = 0, time.perf_counter()
 
     def settle(batch: Batch, predictions: Any) -> int:
-        samples, sizes, found = jax.device_get((batch.samples, batch.sizes, predictions))
+        samples, sizes = jax.device_get((batch.samples, batch.sizes))
         for score in scores:
-            score.update(samples, sizes, found)
+            score.update(samples, sizes, predictions)
         return int(np.sum(samples >= 0))
 
     for batch in tqdm(
@@ -125,7 +126,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluates a run, prints the table, and writes the scores and the detections beside it."""
+    """Evaluates a run, prints the table, and writes the scores and what was found beside it."""
     setup()
     args = tyro.cli(Arguments, args=arguments, prog="python -m train.evaluate")
     with one_sentence():
@@ -133,7 +134,7 @@ def main(arguments: list[str]) -> None:
         data = recipe.data if args.data_root is None else dataclasses.replace(recipe.data, root=args.data_root)
         source = data.source(args.part, fields=recipe.model.fields)
         mesh = data_mesh(recipe.devices)
-        task = DetectionTask(recipe.model, source, vocabulary)
+        task = TASKS[recipe.model.task].evaluation(recipe.model, source, vocabulary)
         model, state = restore_run(recipe, vocabulary, mesh)
         batches = data.evaluation(source, batch_size=recipe.eval_batch_size, part=args.part)
         say(f"evaluating step {int(state.step)} of {args.run} on {len(source)} images of {source.name}")
@@ -142,8 +143,8 @@ def main(arguments: list[str]) -> None:
         say(source.problems.summary())
     print(task.table(results))
     write_text(args.run / f"results_{args.part}.json", json.dumps(finite(results), indent=2) + "\n")
-    write_text(args.run / f"detections_{args.part}.json", json.dumps(task.found()) + "\n")
-    say(f"scores: {args.run}/results_{args.part}.json, detections: {args.run}/detections_{args.part}.json")
+    files = [args.run / f"results_{args.part}.json", *task.save(args.run, args.part)]
+    say(f"written: {', '.join(map(str, files))}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m train.inspect NAME [--field value ...]
 
-Prints, for each part of the data set, counts, box sizes, the bucket plan, objects beyond the capacity and every kind of
-fault, and writes runs/NAME/inspect_PART.png, a sheet of labelled images.
+Prints, for each part of the data set, counts, sizes of boxes or shares of classes, the bucket plan, what is beyond the
+capacity and every kind of fault, and writes runs/NAME/inspect_PART.png, a sheet of labelled images.
 """
 
 import pathlib
@@ -11,17 +11,19 @@ import sys
 from collections.abc import Sequence
 
 from segjax.data.buckets import Bucket
-from segjax.data.inspection import Inspection, inspect, picture
 from segjax.data.source import Source
 from segjax.visualize import save_png
 from train.recipes import recipe_from
 from train.runtime import one_sentence, say, told
+from train.tasks import TASKS, Inspected, Task
 
 
-def inspect_source(source: Source, buckets: Sequence[Bucket], capacity: int, out: pathlib.Path) -> Inspection:
+def inspect_source(
+    task: Task, source: Source, buckets: Sequence[Bucket], capacity: int, out: pathlib.Path
+) -> Inspected:
     """Inspects one part of a data set, decoding all images; writes the sheet of labelled images to `out`."""
-    found = inspect(source, buckets=buckets, capacity=capacity)
-    save_png(out, picture(source))
+    found = task.inspect(source, buckets=buckets, capacity=capacity)
+    save_png(out, task.picture(source))
     return found
 
 
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> None:
             with told(f"{name}: inspecting {part}"):
                 source = data.source(part, classes, fields=recipe.model.fields, segmentations=True)
                 out = recipe.run / f"inspect_{part}.png"
-                found = inspect_source(source, data.buckets, data.capacity, out)
+                found = inspect_source(TASKS[recipe.model.task], source, data.buckets, data.capacity, out)
             classes = source.classes
             print(f"{found.text()}\n")
             say(f"labelled images: {out}")

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 from configs.base import Recipe
 from train import evaluate as evaluation
-from train.detection import DetectionTask
 from train.metrics import Metrics
 from train.optim import schedule
 from train.recipes import check_same, save_run
 from train.run import Run, facts, finished, read_data, start
 from train.runtime import say
 from train.state import TrainState
+from train.tasks import TASKS, Evaluation
 
 
 def train(name: str, recipe: Recipe) -> dict[str, float] | None:
@@ -33,9 +33,9 @@ def train(name: str, recipe: Recipe) -> dict[str, float] | None:
     first = int(run.state.step)
     metrics = Metrics(recipe.run, start=first, steps=recipe.steps, batch_size=recipe.batch_size, rate=rate)
 
-    def score(state: TrainState) -> tuple[dict[str, float], DetectionTask]:
+    def score(state: TrainState) -> tuple[dict[str, float], Evaluation]:
         begin = time.perf_counter()
-        task = DetectionTask(recipe.model, val, vocabulary)
+        task = TASKS[recipe.model.task].evaluation(recipe.model, val, vocabulary)
         batches = recipe.data.evaluation(val, batch_size=recipe.eval_batch_size)
         results = evaluation.run_evaluators(predict, state.variables, batches, task.evaluators, run.mesh)
         metrics.evaluated(int(state.step), results)

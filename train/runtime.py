@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import jax
 
-from segjax.data.source import DataError
+from segjax.data.source import DataError, Source
 
 
 def say(text: str) -> None:
@@ -48,6 +48,11 @@ def setup() -> None:
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
     """The values as JSON can hold them: it has no NaN, so a score that no object decides is null."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def picture_name(source: Source, sample: int) -> str:
+    """The file of the picture of image `sample`; numbered, since images of two folders may share a name."""
+    return f"{sample:05d}_{pathlib.Path(source.info(sample).path).stem}.png"
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -25,7 +25,7 @@ class Evaluator(Protocol):
         Args:
             samples: Index of each image in the source; -1 marks a filler, which is skipped.
             sizes: (height, width) of the part of each image that is not padding, in pixels of the batch.
-            predictions: What `Model.predict` returned for the batch, in pixels of the batch.
+            predictions: What `Model.predict` returned for the batch, in pixels of the batch, still on the device.
         """
         ...
 
@@ -144,7 +144,7 @@ class DetectionCollector:
         self._mark_seen(samples)
         if not len(samples):
             return
-        rows = jax.tree.map(lambda column: np.asarray(column)[kept], detections)
+        rows = jax.tree.map(lambda column: np.asarray(column)[kept], jax.device_get(detections))
         rows = to_original(rows, np.asarray(sizes)[kept], [self.source.info(int(sample)) for sample in samples])
         valid = np.asarray(rows.valid)
         owners = np.broadcast_to(samples[:, None], valid.shape)[valid]
