@@ -12,6 +12,7 @@ from segjax.data.mask_codes import Code, Colour, IdCode, colour_code, read_colou
 from segjax.data.pipeline import Batches, evaluation_batches, train_batches
 from segjax.data.proposals import ProposalFile
 from segjax.data.source import LabelMapSource, Source
+from segjax.data.tfds_label_maps import TfdsLabelMaps
 from segjax.data.transforms import ColorJitter, HorizontalFlip, ScaleJitter, Transform
 from segjax.data.voc import VocSource
 
@@ -32,21 +33,35 @@ class Masks:
     ignore: tuple[int, ...] = (255,)
     """Numbers in the files of pixels that do not count."""
     colours: str = ""
-    """lists, folders: a file with a line "R G B name" for each colour, relative to `root`, where masks are coloured.
+    """lists, folders, tfds: a file with a line "R G B name" for each colour, relative to `root`, where masks are coloured.
     Colours whose name is no class do not count. Without `classes`, its names are the classes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+    """What to read of tensorflow-datasets (`segjax.data.tfds_label_maps`)."""
+
+    name: str = ""
+    """Of the data set: "oxford_iiit_pet", "set/config:1.0.0"."""
+    image: str = "image"
+    """The feature that is the image."""
+    label: str = "segmentation_mask"
+    """The feature that is the mask."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Where the images are, and how they become batches."""
 
-    format: Literal["scenes", "coco", "voc", "lists", "folders"] = "scenes"
+    format: Literal["scenes", "coco", "voc", "lists", "folders", "tfds"] = "scenes"
     """scenes: generated into `root` when absent; coco: JSON files and image folders; voc: XML files and split lists, or
-    its SegmentationClass. With label maps alone: lists: text files of image and mask paths; folders: of either."""
+    its SegmentationClass. With label maps alone: lists: text files of image and mask paths; folders: of either; tfds:
+    tensorflow-datasets."""
     root: pathlib.Path = pathlib.Path("data/scenes")
+    """The folder of all of it; tfds: its data_dir."""
     train: str = "train"
     """The part to train on. voc: a list in ImageSets/Main, or Segmentation for label maps. coco: the annotation file,
-    lists: the list, folders: the folder of the images, each relative to `root`."""
+    lists: the list, folders: the folder of the images, each relative to `root`. tfds: a split, "train[:90%]"."""
     val: str = "val"
     """The part to evaluate on while training."""
     test: str = ""
@@ -55,8 +70,9 @@ class Data:
     """coco: the image folders of train, val and test, relative to `root`."""
     classes: tuple[str, ...] = ()
     """The classes to read, in this order, the first being "background" for label maps of coco; all by default. lists,
-    folders: what the numbers in the masks mean."""
+    folders, tfds: what the numbers in the masks mean; tfds: by default what the data set says."""
     masks: Masks = Masks()
+    tfds: Tfds = Tfds()
     buckets: tuple[tuple[int, int], ...] = ((128, 160), (160, 128))
     """(height, width) of the batches' images in pixels, multiples of 32. One compilation each."""
     evaluation_buckets: tuple[tuple[int, int], ...] = ()
@@ -146,6 +162,8 @@ class Data:
         folder = _of(self.masks.folders, part)
         if self.format == "voc":
             return label_maps.from_voc(self.root, split=name, masks=folder or "SegmentationClass")
+        if self.format == "tfds":
+            return self._tfds(name)
         classes, code, colours = self._code()
         options = {"classes": classes, "code": code, "colours": colours}
         if self.format == "lists":
@@ -153,6 +171,22 @@ class Data:
         if not folder:
             raise ValueError(f"data.masks.folders names no folder for {part}: give the one with the masks of {name!r}.")
         return label_maps.from_folders(self.root / name, self.root / folder, suffix=self.masks.suffix, **options)
+
+    def _tfds(self, split: str) -> LabelMapSource:
+        if not self.tfds.name:
+            raise ValueError("data.tfds.name is empty: give the name of the data set in tensorflow-datasets.")
+        given = bool(self.classes or self.masks != Masks())
+        classes, code, colours = self._code() if given else (None, None, None)
+        return TfdsLabelMaps(
+            self.tfds.name,
+            split=split,
+            data_dir=self.root,
+            image_key=self.tfds.image,
+            label_key=self.tfds.label,
+            classes=classes,
+            code=code,
+            colours=colours,
+        )
 
     def _code(self) -> tuple[tuple[str, ...], Code, tuple[Colour, ...] | None]:
         """The classes, what says them in the masks, and their colours where it is colours."""
@@ -239,6 +273,7 @@ LABEL_MAPS = {
     "voc": {"masks.folders"},
     "lists": {"classes", "masks.ids", "masks.ignore", "masks.colours"},
     "folders": {"classes", "masks.folders", "masks.suffix", "masks.ids", "masks.ignore", "masks.colours"},
+    "tfds": {"classes", "masks.ids", "masks.ignore", "masks.colours", "tfds.name", "tfds.image", "tfds.label"},
 }
 """The options that mean something to some formats, by the formats that they mean something to."""
 
@@ -257,7 +292,8 @@ def _check_options(data: Data, fields: tuple[str, ...]) -> None:
             f"data.format {data.format!r} has label maps and no objects, which this model learns from; use one of "
             f"{', '.join(table)}."
         )
-    options = ("images", "classes", *(f"masks.{field.name}" for field in dataclasses.fields(Masks)))
+    parts = [(name, field.name) for name in ("masks", "tfds") for field in dataclasses.fields(getattr(data, name))]
+    options = ("images", "classes", *map(".".join, parts))
     for name in options:
         if name not in table[data.format] and _value(data, name) != _value(Data(), name):
             kind = "label maps" if labelled else "objects"

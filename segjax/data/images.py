@@ -1,8 +1,9 @@
 """Image files: which of them a data set may name, and their decoding to RGB."""
 
+import io
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -119,7 +120,7 @@ def decode(
 
 
 def decode_file(
-    file: str | os.PathLike | BinaryIO, *, where: str, size: tuple[int, int] | None = None
+    file: str | os.PathLike | io.BytesIO, *, where: str, size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
     """As `decode`, of a path or an open file that errors call `where`."""
     with open_image(file, where=where) as image:
@@ -144,7 +145,7 @@ def undecodable(where: str, error: BaseException) -> FileFault:
     return FileFault("undecodable image", f"{where} cannot be decoded: {_one_line(error)}.")
 
 
-def open_image(file: str | os.PathLike | BinaryIO, *, where: str) -> Image.Image:
+def open_image(file: str | os.PathLike | io.BytesIO, *, where: str) -> Image.Image:
     """An image file opened but not decoded. `DataError` as `decode`, which calls the file `where`."""
     try:
         image = Image.open(file, formats=FORMATS)

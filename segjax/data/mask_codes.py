@@ -6,9 +6,10 @@ trained on in silence.
 
 import dataclasses
 import functools
+import io
 import os
 from collections.abc import Sequence
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -168,7 +169,7 @@ def check_count(classes: Sequence) -> None:
 
 
 def read_label_map(
-    file: str | os.PathLike | BinaryIO, code: Code, *, where: str, size: tuple[int, int] | None = None
+    file: str | os.PathLike | io.BytesIO, code: Code, *, where: str, size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "h w"]:
     """The label map in a mask file.
 
