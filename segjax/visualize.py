@@ -230,6 +230,7 @@ def draw_segmentation(
     classes: Sequence[str],
     *,
     background: bool = True,
+    colours: UInt8[np.ndarray, "_ 3"] | None = None,
     opacity: float = 0.6,
     legend: bool = True,
     scale: float = 1.0,
@@ -240,6 +241,7 @@ def draw_segmentation(
         label_map: Class ids; those outside `classes` (255, to ignore) are left uncoloured over an image, grey without.
         classes: Names by id, the background's among them.
         background: Id 0 is the background and stays uncoloured; id i has the colour that a detector's class i - 1 has.
+        colours: RGB of each class, in place of ours.
         legend: A strip below with the names of the classes that occur.
 
     Raises:
@@ -252,6 +254,7 @@ def draw_segmentation(
     known = (label_map >= 0) & (label_map < len(classes))
     table = class_colours(len(classes))
     table = np.concatenate([np.zeros((1, 3), np.uint8), table])[: len(classes)] if background else table
+    table = table if colours is None else colours
     colours = np.where(known[..., None], table[np.where(known, label_map, 0)], np.uint8(128)) if len(classes) else base
     tinted = (known & (label_map > 0) if background else known) | (~known if image is None else False)
     size = canvas.shape[1::-1]
@@ -261,11 +264,15 @@ def draw_segmentation(
     if not legend:
         return canvas
     present = [int(i) for i in np.unique(label_map[known]) if i > 0 or not background]
-    return np.concatenate([canvas, _legend(canvas, [(classes[i], table[i]) for i in present])])
+    return with_legend(canvas, [(classes[i], table[i]) for i in present])
 
 
-def _legend(canvas: np.ndarray, entries: list[tuple[str, np.ndarray]]) -> np.ndarray:
-    """A white strip as wide as the canvas: a coloured square and a name for each entry, in rows."""
+def with_legend(picture: Picture, entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]]) -> Picture:
+    """The picture above a white strip with a coloured square and a name for each entry, in rows."""
+    return np.concatenate([picture, _legend(picture, entries)])
+
+
+def _legend(canvas: np.ndarray, entries: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
     size = _font_size(canvas)
     font, row, x, y, places = _font(size), size + 8, 4, 4, []
     for name, colour in entries:

@@ -89,6 +89,17 @@ class Pictures:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rows:
+    """Wide images, each in a row of its own."""
+
+    pictures: Sequence[Picture]
+
+    def html(self) -> str:
+        """One figure a row."""
+        return f'<div class="rows">{Pictures(self.pictures).html()}</div>'
+
+
+@dataclasses.dataclass(frozen=True)
 class Charts:
     """Charts in a grid."""
 

@@ -16,9 +16,9 @@ The rule here, exactly:
   mean: 0 where only one map has a boundary of class k, not defined where neither has.
 """
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8
+from scipy.spatial import KDTree
 
 from segjax.types import IGNORE
 
@@ -58,33 +58,34 @@ def boundary_f(
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or more, got {tolerance}.")
     predicted = np.where(truth == IGNORE, np.uint8(IGNORE), predicted)
-    # Squares of distances are whole numbers, so that roots this large differ by more than the slack for rounding.
+    # Squares of distances are whole numbers, so that roots of this size differ by more than the slack for rounding.
     reach = tolerance * float(np.hypot(*truth.shape)) + 1e-4
+    (places, labels), (found, found_labels) = _edge_pixels(truth), _edge_pixels(predicted)
     scores = np.full(classes, np.nan)
-    edges = boundaries(truth), boundaries(predicted)
-    present = np.unique(np.concatenate([truth[edges[0]], predicted[edges[1]]]))
-    for k in present[present < classes].tolist():
-        scores[k] = _f_score(edges[0] & (truth == k), edges[1] & (predicted == k), reach)
+    for k in range(classes):
+        one, other = places[labels == k], found[found_labels == k]
+        if len(one) or len(other):
+            scores[k] = _f_score(one, other, reach) if len(one) and len(other) else 0.0
     return scores
 
 
+def _edge_pixels(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns [n 2] of all boundary pixels, and their classes [n]."""
+    places = np.argwhere(boundaries(label_map))
+    return places, label_map[places[:, 0], places[:, 1]]
+
+
 def _f_score(truth: np.ndarray, predicted: np.ndarray, reach: float) -> float:
-    """F of two sets of boundary pixels of which at least one is not empty."""
-    if not truth.any() or not predicted.any():
-        return 0.0
-    either = truth | predicted
-    rows, columns = np.flatnonzero(either.any(1)), np.flatnonzero(either.any(0))
-    # Nearest pixels of both sets lie in the box around both.
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    truth, predicted = truth[box], predicted[box]
-    precision = np.mean(_distance(truth)[predicted] <= reach)
-    recall = np.mean(_distance(predicted)[truth] <= reach)
-    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+    """F of two sets of boundary pixels, neither of them empty."""
+    # A tree of the few boundary pixels: on 1024 x 2048 pixels eight times as fast as a distance transform per class.
+    precision, recall = _matched(predicted, truth, reach), _matched(truth, predicted, reach)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _distance(pixels: np.ndarray) -> np.ndarray:
-    """The distance of every pixel to the nearest of `pixels`, exact up to float32."""
-    return cv2.distanceTransform((~pixels).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+def _matched(places: np.ndarray, others: np.ndarray, reach: float) -> float:
+    """The share of places with one of the others within reach."""
+    distance, _ = KDTree(others).query(places, distance_upper_bound=reach)
+    return float(np.isfinite(distance).mean())
 
 
 class BoundaryScores:

@@ -51,9 +51,9 @@ def text_table(results: Mapping[str, float], classes: Sequence[str]) -> str:
     kinds = kinds_of(results)
     parts = []
     for names, which in ((PRECISIONS, kinds), (RECALLS, _without_joints(kinds))):
-        parts.append(_grid(("", *names), [(kind, *_values(results, kind, names)) for kind in which]))
+        parts.append(grid(("", *names), [(kind, *_values(results, kind, names)) for kind in which]))
     if "keypoints" in kinds:
-        parts.append(_grid(("", *JOINT_RECALLS), [("keypoints", *_values(results, "keypoints", JOINT_RECALLS))]))
+        parts.append(grid(("", *JOINT_RECALLS), [("keypoints", *_values(results, "keypoints", JOINT_RECALLS))]))
     if ASSUMED in results:
         sigma = results[ASSUMED]
         parts.append(f"  keypoints: a sigma of {sigma:g} is assumed for every joint, since the data set states none")
@@ -62,8 +62,8 @@ def text_table(results: Mapping[str, float], classes: Sequence[str]) -> str:
     columns = [score for score in class_scores(results, classes) if not score.startswith("VOC_")]
     missing = float("nan")
     rows = [(name, *(results.get(f"{score}/{name}", missing) for score in columns)) for name in classes]
-    parts.append(_grid(("class", *columns), rows if columns else []))
-    parts.append(_grid(("other scores", ""), list(other_scores(results, classes).items())))
+    parts.append(grid(("class", *columns), rows if columns else []))
+    parts.append(grid(("other scores", ""), list(other_scores(results, classes).items())))
     return "\n" + "\n\n".join(part for part in parts if part)
 
 
@@ -75,7 +75,7 @@ def _values(results: Mapping[str, float], kind: str, names: Sequence[str]) -> li
     return [results.get(KINDS[kind].prefix + name, float("nan")) for name in names]
 
 
-def _grid(header: Sequence[str], rows: Rows) -> str:
+def grid(header: Sequence[str], rows: Rows) -> str:
     """Columns as wide as they need be, text to the left and numbers to the right. Empty without rows."""
     if not rows:
         return ""
