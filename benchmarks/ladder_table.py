@@ -1,0 +1,86 @@
+"""The rows of a ladder as a table, and the table in its place in the documentation."""
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.table import format_spread, format_table
+from benchmarks.timing import summarize
+from train.runtime import write_text
+
+Row = Mapping[str, Any]
+ABSENT = "–"
+
+
+def table(rows: Sequence[Row], scores: Mapping[str, str]) -> str:
+    """A Markdown table, best first by the first of `scores` (heading -> name); what failed comes last, with the reason
+    below the table."""
+    header = (
+        "system", *scores, "parameters", "GFLOPs, inference", "GFLOPs, training", "inference", "in batches", "training",
+        "MiB, inference", "MiB, training", "trained in",
+    )  # fmt: skip
+    first = next(iter(scores.values()))
+    ordered = sorted(rows, key=lambda row: -_number(score(row, first), -math.inf))
+    lines = [format_table(header, [_cells(row, scores) for row in ordered])]
+    failures = [f"- {row['name']} failed: {row['failed']}" for row in rows if "failed" in row]
+    return "\n\n".join([*lines, "\n".join(failures)] if failures else lines)
+
+
+def score(row: Row, name: str) -> float | None:
+    """A score of the row, None where it has none."""
+    return row.get("scores", {}).get(name)
+
+
+def milliseconds(row: Row, program: str) -> list[float]:
+    """The samples of a program, each as milliseconds an image; empty where it was not timed."""
+    facts = row.get(program, {})
+    return [1e3 * seconds / facts["images"] for seconds in facts.get("seconds", ())]
+
+
+def _cells(row: Row, scores: Mapping[str, str]) -> list[str]:
+    seconds = row.get("trained", {}).get("seconds")
+    return [
+        row["name"],
+        *(_shown(score(row, name), "{:.3f}") for name in scores.values()),
+        _shown(row.get("parameters"), "{:.2f} M", 1e-6),
+        *(_shown(flops_an_image(row, program), "{:.3g}", 1e-9) for program in ("inference", "training")),
+        *(_spread(milliseconds(row, program)) for program in ("inference", "inference_in_batches", "training")),
+        *(_shown(row.get(program, {}).get("memory_mib"), "{:.1f}") for program in ("inference", "training")),
+        _shown(seconds, "{:.1f} min", 1 / 60),
+    ]
+
+
+def flops_an_image(row: Row, program: str) -> float | None:
+    """Floating point operations of a program for each of its images, None where they were not counted."""
+    facts = row.get(program, {})
+    return facts["flops"] / facts["images"] if facts.get("flops") else None
+
+
+def _spread(samples: Sequence[float]) -> str:
+    if not samples:
+        return ABSENT
+    return format_spread(summarize([ms / 1e3 for ms in samples]), seconds=True)
+
+
+def _shown(value: float | None, form: str, factor: float = 1.0) -> str:
+    return ABSENT if value is None else form.format(value * factor)
+
+
+def _number(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def write_between(page: pathlib.Path, name: str, text: str) -> None:
+    """Puts `text` between the lines `<!-- NAME -->` and `<!-- end of NAME -->` of a page.
+
+    Raises:
+      ValueError: the page has not both lines, in this order.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    content = page.read_text()
+    before, found, rest = content.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{page} has no place for the table: put the lines {begin} and {end} where it is to be.")
+    write_text(page, f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
