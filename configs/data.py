@@ -33,8 +33,8 @@ class Masks:
     ignore: tuple[int, ...] = (255,)
     """Numbers in the files of pixels that do not count."""
     colours: str = ""
-    """lists, folders, tfds: a file with a line "R G B name" for each colour, relative to `root`, where masks are coloured.
-    Colours whose name is no class do not count. Without `classes`, its names are the classes."""
+    """lists, folders, tfds: where masks are coloured, a file with a line "R G B name" for each colour, relative to
+    `root`. Colours whose name is no class do not count. Without `classes`, its names are the classes."""
 
 
 @dataclasses.dataclass(frozen=True)

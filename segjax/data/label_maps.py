@@ -210,7 +210,7 @@ def from_folders(
     left = {path for path in masks.rglob(f"*{suffix}") if path.is_file()}
     for path in find_images([images]):
         mask = masks / path.relative_to(images).with_name(path.stem + suffix)
-        if mask in left:
+        if mask in left and mask != path:
             pairs.append(Pair(path.relative_to(images).as_posix(), str(path), str(mask)))
         elif path not in left:
             image_id = path.relative_to(images).as_posix()
