@@ -16,6 +16,7 @@ def randomize_norms(network: Any, run: Any) -> None:
     import torch
 
     norms = {name: m for name, m in network.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    momenta = {name: norm.momentum for name, norm in norms.items()}
     for name, norm in norms.items():
         torch.nn.init.uniform_(norm.weight, 0.6, 1.2)
         # Branches that add a little to the trunk, as in trained networks: full ones amplify rounding by 30.
@@ -24,10 +25,10 @@ def randomize_norms(network: Any, run: Any) -> None:
         norm.momentum = 1.0
     network.train()
     run()
-    for norm in norms.values():
+    for name, norm in norms.items():
         norm.running_var.mul_(torch.empty_like(norm.running_var).uniform_(0.7, 1.4))
         norm.running_mean.add_(0.2 * norm.running_var.sqrt() * torch.randn_like(norm.running_var))
-        norm.momentum = 0.1
+        norm.momentum = momenta[name]
     network.eval()
 
 
@@ -76,3 +77,18 @@ def randomize_detector(detector: Any, images: Any, *, background: float, objectn
         spread(heads.mask_predictor.mask_fcn_logits, 1.0, run)
     if heads.has_keypoint():
         spread(heads.keypoint_predictor.kps_score_lowres, 3.0, run)
+
+
+def randomize_segmenter(network: Any, images: Any) -> None:
+    """Gives a model of `torchvision.models.segmentation` such weights; without gradients, in evaluation mode.
+
+    Args:
+        images: normalised, several of them: what its norms get the statistics of.
+    """
+    run = lambda: network(images)  # noqa: E731
+    randomize_norms(network, run)
+    head = network.classifier
+    for layer in [head.low_classifier, head.high_classifier] if hasattr(head, "cbr") else [head[-1]]:
+        spread(layer, SCORE_DEVIATION, run)
+    if getattr(network, "aux_classifier", None) is not None:
+        spread(network.aux_classifier[-1], SCORE_DEVIATION, run)

@@ -60,6 +60,7 @@ def segmenter(
     backbone: nn.Module,
     heads: Mapping[str, nn.Module],
     loss: PixelLoss = PixelLoss(),
+    stride: int = 1,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     dtype: DTypeLike = jnp.float32,
@@ -73,6 +74,8 @@ def segmenter(
         predictions; the others are auxiliary, trained beside it with the factor `loss.further`. A head may also give
         a list of logits, from its first guess to its last: all are trained, the last is the answer.
       loss: what the logits are trained by.
+      stride: images are padded below and to the right to multiples of it, as some networks need, and the logits cut
+        back; 1 takes images as they are.
       mean, std: channel statistics of the images, in 0..1.
       dtype: of the images that the backbone sees; logits are float32 from the head on.
 
@@ -87,13 +90,16 @@ def segmenter(
     """
     if not 2 <= classes <= 255:
         raise ValueError(f"classes is {classes}; a label map has from 2 to 255, the background counted.")
+    if stride < 1:
+        raise ValueError(f"stride is {stride}; it must be at least 1.")
     if not heads:
         raise ValueError("heads is empty; name at least one, the one that predicts.")
     parts = Parts({"backbone": backbone, **heads})
     main = next(iter(heads))
 
     def prepare(images: Array, sizes: Array) -> Array:
-        return normalize(images, sizes, mean=mean, std=std, dtype=dtype)
+        more = [(0, -side % stride) for side in images.shape[1:3]]
+        return jnp.pad(normalize(images, sizes, mean=mean, std=std, dtype=dtype), ((0, 0), *more, (0, 0)))
 
     def init(key: Key[Array, ""], batch: Batch) -> Variables:
         features, variables = parts.init(key, {}, "backbone", prepare(batch.images, batch.sizes))
@@ -110,7 +116,7 @@ def segmenter(
         total: Losses = {}
         for name in heads:
             output, variables = parts.train(key, variables, name, features)
-            terms = _head_terms(name, output, batch.label_map, loss=loss, classes=classes)
+            terms = _head_terms(name, output, batch.label_map, loss=loss, classes=classes, stride=stride)
             if name != main:
                 terms = {_auxiliary(name, term): loss.further * value for term, value in terms.items()}
             total |= terms
@@ -121,27 +127,29 @@ def segmenter(
     ) -> SegmentationMap:
         features = parts(variables, "backbone", prepare(images, sizes))
         last = _guesses(main, parts(variables, main, features), classes)[-1]
-        return SegmentationMap(to_image(last, images.shape[1:3]))
+        return SegmentationMap(to_image(last, images.shape[1:3], stride=stride))
 
     return Model(init, losses, predict)
 
 
-def to_image(logits: Logits, size: Sequence[int]) -> Float[Array, "b h w c"]:
-    """Logits in float32 at `size`, (height, width) in pixels."""
-    logits = logits.astype(jnp.float32)
-    return logits if logits.shape[1:3] == tuple(size) else resample.bilinear(logits, size=tuple(size))
+def to_image(logits: Logits, size: Sequence[int], *, stride: int = 1) -> Float[Array, "b h w c"]:
+    """Logits in float32 at `size`, (height, width) in pixels, of images padded to multiples of `stride`."""
+    logits, padded = logits.astype(jnp.float32), tuple(-(-side // stride) * stride for side in size)
+    if logits.shape[1:3] != padded:
+        logits = resample.bilinear(logits, size=padded)
+    return logits[:, : size[0], : size[1]]
 
 
 def _auxiliary(name: str, term: str) -> str:
     return name if term in ("cross_entropy", "focal") else f"{name}_{term}"
 
 
-def _head_terms(name: str, output: Any, labels: Array, *, loss: PixelLoss, classes: int) -> Losses:
+def _head_terms(name: str, output: Any, labels: Array, *, loss: PixelLoss, classes: int, stride: int) -> Losses:
     """The loss terms of all of a head's guesses; those before the last are numbered from 1."""
     guesses = _guesses(name, output, classes)
     total: Losses = {}
     for number, logits in enumerate(guesses, start=1):
-        terms = loss.terms(to_image(logits, labels.shape[1:3]), labels)
+        terms = loss.terms(to_image(logits, labels.shape[1:3], stride=stride), labels)
         suffix = "" if number == len(guesses) else f"_{number}"
         total |= {f"{term}{suffix}": value for term, value in terms.items()}
     return total

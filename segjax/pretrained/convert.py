@@ -10,14 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.models.layers.norms import NormName
-from segjax.pretrained.models import BACKBONES, DETECTORS
+from segjax.pretrained.models import BACKBONES, DETECTORS, SEGMENTERS, Backbone, Detector, Segmenter
 from segjax.pretrained.rules import LAYOUTS, Rule
 from segjax.types import Batch, Instances, Model, Variables
 
+OPTIONAL = "auxiliary"
+"""The part of a model that a state dict may lack as a whole: torchvision has it with `aux_loss=True` alone."""
+
 
 def names() -> tuple[str, ...]:
-    """The names that `from_torchvision` knows: detectors, then backbones."""
-    return (*DETECTORS, *BACKBONES)
+    """The names that `from_torchvision` knows: detectors, models of semantic segmentation, then backbones."""
+    return (*DETECTORS, *SEGMENTERS, *BACKBONES)
+
+
+def _entry(name: str) -> Detector | Segmenter | Backbone:
+    tables = {**DETECTORS, **SEGMENTERS, **BACKBONES}
+    _check_name(name, tables)
+    return tables[name]
 
 
 def _check_name(name: str, known: Mapping[str, Any]) -> None:
@@ -30,13 +39,17 @@ def model(name: str, **options: Any) -> Model:
 
     Args:
       name: as in torchvision.models, for example "fasterrcnn_resnet50_fpn".
-      **options: what the model's function takes: `classes` (without background; 90 for the COCO weights), `dtype`, ...
+      **options: what the model's function takes: `classes`, `dtype`, ... Detectors count them without background, 90
+        for the COCO weights; models of semantic segmentation with it, 21 for those with the classes of Pascal VOC. The
+        latter take `norm` too, the kind of the backbone's norms, "batch" by default, and, but for Lite R-ASPP,
+        `auxiliary`, whether there is the head that torchvision has with `aux_loss=True`; there is one by default.
 
     Raises:
       ValueError: the name is not known.
     """
-    _check_name(name, DETECTORS)
-    return DETECTORS[name].make(**options)
+    models = {**DETECTORS, **SEGMENTERS}
+    _check_name(name, models)
+    return models[name].make(**options)
 
 
 def from_torchvision(
@@ -53,19 +66,22 @@ def from_torchvision(
         called `name` here adds. The ResNet detectors that torchvision released as COCO_V1, but for the `_v2` ones,
         need 0.0, which torchvision itself sets after loading them; weights of models made or fine-tuned otherwise
         have 1e-5. The scales of norms that are constants are converted, so that ours give the same numbers.
-      norm: the kind of norms that the backbone called `name` is to have, "frozen_batch" (the default) or "batch". The
-        norms of detectors are torchvision's: trained in the `_v2` forms, constants in the others.
+      norm: the kind of norms that the backbone is to have, "frozen_batch" or "batch". Where `name` is a backbone's, the
+        former is the default; where it is that of a model of semantic segmentation, the latter, and its heads have
+        "batch" always. The norms of detectors are torchvision's: trained in the `_v2` forms, constants in the others.
 
     Raises:
       ValueError: the name is not known, an entry of the state dict is none of this model's, or one is missing; an
         epsilon that would change norms which are trained, or a norm that there is no choice of.
     """
-    _check_name(name, {**DETECTORS, **BACKBONES})
-    if norm is not None and (name not in BACKBONES or norm == "group"):
-        raise ValueError(f"norm is {norm!r} for {name}; only backbones take one, 'frozen_batch' or 'batch'.")
-    norm = norm or "frozen_batch"
-    entry = BACKBONES.get(name) or DETECTORS[name]
-    rules = DETECTORS[name].rules() if name in DETECTORS else BACKBONES[name].rules(norm)
+    entry = _entry(name)
+    if norm is not None and (name in DETECTORS or norm == "group"):
+        raise ValueError(
+            f"norm is {norm!r} for {name}; only backbones and models of semantic segmentation take one, "
+            "'frozen_batch' or 'batch'."
+        )
+    norm = norm or ("batch" if name in SEGMENTERS else "frozen_batch")
+    rules = entry.rules() if name in DETECTORS else entry.rules(norm)
     variables = apply_rules(rules, state_dict, name=name)
     _check_complete(name, variables, norm)
     return _with_epsilon(name, variables, given=entry.epsilon if epsilon is None else epsilon, ours=entry.epsilon)
@@ -80,13 +96,16 @@ def _paths(name: str, norm: NormName) -> tuple[str, ...]:
         return tuple(path.replace("/", "/backbone/", 1) for path in _flat(shapes))
     objects = Instances(np.zeros((1, 1, 4), np.float32), np.zeros((1, 1), np.int32), np.zeros((1, 1), bool))
     batch = Batch(image, np.zeros((1, 2), np.int32), objects, np.zeros(1, np.int32))
-    return tuple(_flat(jax.eval_shape(model(name).init, key, batch)))
+    options = {"norm": norm} if name in SEGMENTERS else {}
+    return tuple(_flat(jax.eval_shape(model(name, **options).init, key, batch)))
 
 
 def _check_complete(name: str, variables: Variables, norm: NormName) -> None:
     """`ValueError` where a variable of the model called `name` has got no value: half a detector is of no use."""
     loaded = _flat(variables)
     missing = [path for path in _paths(name, norm) if path not in loaded]
+    if name in SEGMENTERS and OPTIONAL not in variables.get("params", {}):
+        missing = [path for path in missing if path.split("/")[1] != OPTIONAL]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(

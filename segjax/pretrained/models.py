@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from segjax.models.deeplab import deeplabv3
 from segjax.models.faster_rcnn import faster_rcnn
+from segjax.models.fcn import fcn
 from segjax.models.heads.box import BoxHead, BoxNetwork
 from segjax.models.heads.mask import MaskHead, MaskNetwork
 from segjax.models.heads.rpn import RPNHead, RPNSettings
@@ -17,6 +19,7 @@ from segjax.models.layers.mobilenet import MobileNetV3
 from segjax.models.layers.norms import EPSILON, NormName
 from segjax.models.layers.resnet import BLOCKS, ResNet
 from segjax.models.layers.vgg import VGG16
+from segjax.models.lraspp import lraspp
 from segjax.models.mask_rcnn import mask_rcnn
 from segjax.models.parts import Module
 from segjax.pretrained import rules
@@ -31,6 +34,15 @@ class Detector(NamedTuple):
     rules: Callable[[], list[Rule]]
     epsilon: float = EPSILON
     """What its norms add to the variance."""
+
+
+class Segmenter(NamedTuple):
+    """A line of the table of models of semantic segmentation."""
+
+    make: Callable[..., Model]
+    rules: Callable[[NormName], list[Rule]]
+    epsilon: float = EPSILON
+    """What the backbone's norms add to the variance."""
 
 
 class Backbone(NamedTuple):
@@ -82,6 +94,31 @@ def _mobilenet_fpn(*, rpn: RPNSettings, classes: int = 90, dtype: DTypeLike = jn
     return faster_rcnn(classes, **{**defaults, **options}, rpn=rpn, dtype=dtype)
 
 
+def _segmenter_resnet(
+    make: Callable[..., Model],
+    depth: int,
+    *,
+    classes: int = 21,
+    norm: NormName = "batch",
+    dtype: DTypeLike = jnp.float32,
+    **options: Any,
+) -> Model:
+    backbone = ResNet(depth, norm, stages=(3, 4), dilate_last=2, dtype=dtype)
+    return make(classes, **{"backbone": backbone, **options}, dtype=dtype)
+
+
+def _segmenter_mobilenet(
+    make: Callable[..., Model],
+    *,
+    classes: int = 21,
+    norm: NormName = "batch",
+    dtype: DTypeLike = jnp.float32,
+    **options: Any,
+) -> Model:
+    backbone = MobileNetV3(norm=norm, dilated=True, stages=(2, 5), dtype=dtype)
+    return make(classes, **{"backbone": backbone, **options}, dtype=dtype)
+
+
 def _with(base: Callable[[], list[Rule]], *heads: Callable[[], list[Rule]]) -> Callable[[], list[Rule]]:
     return lambda: [*base(), *(rule for head in heads for rule in head())]
 
@@ -120,6 +157,37 @@ DETECTORS: dict[str, Detector] = {
     "keypointrcnn_resnet50_fpn": Detector(
         functools.partial(_resnet50_fpn, keypoint_rcnn, classes=1),
         _with(rules.faster_rcnn_rules, rules.keypoint_rules),
+    ),
+}
+
+
+def _segmenter_rules(
+    trunk: Callable[..., list[Rule]], *heads: Callable[[], list[Rule]]
+) -> Callable[[NormName], list[Rule]]:
+    return lambda norm: [*trunk(r"backbone\.", "backbone", norm), *(rule for head in heads for rule in head())]
+
+
+SEGMENTERS: dict[str, Segmenter] = {
+    **{
+        f"{name}_resnet{depth}": Segmenter(
+            functools.partial(_segmenter_resnet, make, depth),
+            _segmenter_rules(rules.resnet_rules, head, rules.auxiliary_rules),
+        )
+        for name, make, head in (
+            ("fcn", fcn, rules.fcn_head_rules),
+            ("deeplabv3", deeplabv3, rules.deeplab_head_rules),
+        )
+        for depth in (50, 101)
+    },
+    "deeplabv3_mobilenet_v3_large": Segmenter(
+        functools.partial(_segmenter_mobilenet, deeplabv3),
+        _segmenter_rules(rules.mobilenet_rules, rules.deeplab_head_rules, rules.auxiliary_rules),
+        MobileNetV3.epsilon,
+    ),
+    "lraspp_mobilenet_v3_large": Segmenter(
+        functools.partial(_segmenter_mobilenet, lraspp),
+        _segmenter_rules(rules.mobilenet_rules, rules.lraspp_head_rules),
+        MobileNetV3.epsilon,
     ),
 }
 

@@ -200,3 +200,44 @@ def faster_rcnn_v2_rules() -> list[Rule]:
 def faster_rcnn_mobilenet_rules() -> list[Rule]:
     """`fasterrcnn_mobilenet_v3_large_fpn` and the one for 320 pixels."""
     return [*mobilenet_rules(r"backbone\.body\.", "backbone", "frozen_batch"), *two_stage_rules()]
+
+
+def fcn_head_rules(torch: str = "classifier", ours: str = "classifier") -> list[Rule]:
+    """torchvision's FCN head, which its auxiliary heads are too."""
+    return [
+        *conv_rules(rf"{torch}\.0", f"{ours}/conv"),
+        *norm_rules(rf"{torch}\.1", f"{ours}/conv_norm", "batch"),
+        *conv_rules(rf"{torch}\.4", f"{ours}/logits"),
+    ]
+
+
+def deeplab_head_rules() -> list[Rule]:
+    """DeepLabV3's head. The last of the pyramid's branches begins with a pooling, which has a number."""
+    convs, ours = r"classifier\.0\.convs", "classifier/aspp"
+    return [
+        *conv_rules(rf"{convs}\.([0-3])\.0", rf"{ours}/branch\1"),
+        *norm_rules(rf"{convs}\.([0-3])\.1", rf"{ours}/branch\1_norm", "batch"),
+        *conv_rules(rf"{convs}\.4\.1", f"{ours}/pool"),
+        *norm_rules(rf"{convs}\.4\.2", f"{ours}/pool_norm", "batch"),
+        *conv_rules(r"classifier\.0\.project\.0", f"{ours}/project"),
+        *norm_rules(r"classifier\.0\.project\.1", f"{ours}/project_norm", "batch"),
+        *conv_rules(r"classifier\.1", "classifier/conv"),
+        *norm_rules(r"classifier\.2", "classifier/conv_norm", "batch"),
+        *conv_rules(r"classifier\.4", "classifier/logits"),
+    ]
+
+
+def lraspp_head_rules() -> list[Rule]:
+    """Lite R-ASPP's head."""
+    return [
+        *conv_rules(r"classifier\.cbr\.0", "classifier/conv"),
+        *norm_rules(r"classifier\.cbr\.1", "classifier/conv_norm", "batch"),
+        *conv_rules(r"classifier\.scale\.1", "classifier/gate"),
+        *conv_rules(r"classifier\.low_classifier", "classifier/low"),
+        *conv_rules(r"classifier\.high_classifier", "classifier/high"),
+    ]
+
+
+def auxiliary_rules() -> list[Rule]:
+    """The head of the auxiliary loss, which a state dict need not have."""
+    return fcn_head_rules("aux_classifier", "auxiliary")

@@ -152,11 +152,16 @@ def torch_step(pair: Pair, images: list[np.ndarray], objects: list[Objects]) -> 
     )
 
 
-def biased(before: dict[str, Any], after: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
-    """The state after a step if its running variances had moved towards the batch's biased ones, as ours do."""
+def biased(
+    before: dict[str, Any], after: dict[str, Any], counts: dict[str, int], momenta: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """The state after a step if its running variances had moved towards the batch's biased ones, as ours do.
+
+    `momenta` are torch's, of the norms; 0.1 without.
+    """
     after = {name: value.clone() for name, value in after.items()}
     for name, count in counts.items():
-        old = 0.9 * before[f"{name}.running_var"]
+        old = (1 - (momenta or {}).get(name, 0.1)) * before[f"{name}.running_var"]
         after[f"{name}.running_var"] = old + (after[f"{name}.running_var"] - old) * (count - 1) / count
     return after
 
