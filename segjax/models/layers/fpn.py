@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from segjax.models.layers.conv import Conv
 from segjax.models.layers.norms import NormName, norm_layer
-from segjax.ops.resample import upsample_nearest
+from segjax.ops.resample import nearest
 
 # torchvision starts every FPN convolution with Kaiming-uniform(a=1), whose variance is 1 / fan_in.
 _init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -42,7 +42,7 @@ class FPN(nn.Module):
         inner = [conv(x, 1, f"inner{i}") for i, x in enumerate(features)]
         for i in reversed(range(len(inner) - 1)):
             finer = inner[i]
-            inner[i] = finer + upsample_nearest(inner[i + 1], (finer.shape[1], finer.shape[2]))
+            inner[i] = finer + nearest(inner[i + 1], size=(finer.shape[1], finer.shape[2]))
         outputs = [conv(x, 3, f"layer{i}") for i, x in enumerate(inner)]
         return [*outputs, outputs[-1][:, ::2, ::2]]
 
