@@ -187,7 +187,7 @@ def test_a_resnet_for_trained_norms():
 
 @pytest.mark.parametrize(("name", "kind"), [("fasterrcnn_resnet50_fpn", "batch"), ("resnet18", "group")])
 def test_norms_that_there_is_no_choice_of(name, kind):
-    with pytest.raises(ValueError, match=f"norm is '{kind}' for {name}; only backbones take one"):
+    with pytest.raises(ValueError, match=f"norm is '{kind}' for {name}; only backbones and models"):
         pretrained.from_torchvision(name, {}, norm=kind)
 
 
