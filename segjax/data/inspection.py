@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from tqdm import tqdm
 
-from segjax.data.buckets import Bucket, assign, check_buckets, fit, padding_share
+from segjax.data.buckets import Bucket, assign, check_buckets, padding_share
+from segjax.data.inspection_text import aligned, bucket_plan, class_table, faults, progress_bar, scales, size_counts
 from segjax.data.segmentations import segmentation_to_mask
 from segjax.data.source import Annotations, DataError, Problems, Source
 from segjax.visualize import contact_sheet, draw_objects
@@ -18,8 +18,6 @@ from segjax.visualize import contact_sheet, draw_objects
 SMALL, LARGE = 32.0**2, 96.0**2
 """Square pixels between which COCO calls an object medium."""
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-MAX_CLASSES = 100
-"""Rows of the table of classes; a data set of a thousand classes would bury the rest of the text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +73,7 @@ class Inspection:
 
     def scales(self) -> Float[np.ndarray, "i"]:
         """The factor by which each image is resized to fit its bucket."""
-        return np.array(
-            [fit(*size, self.buckets[b])[2] for size, b in zip(self.sizes.tolist(), self.assigned.tolist())]
-        )
+        return scales(self.sizes, self.buckets, self.assigned)
 
     def text(self) -> str:
         """All of it, for people."""
@@ -112,7 +108,7 @@ def inspect(
         raise ValueError(f"capacity={capacity} must not be negative")
     indices = range(len(source))
     infos = [source.info(i) for i in indices]
-    found = [_trained(source.annotations(i)) for i in _bar(indices, "reading annotations", progress)]
+    found = [_trained(source.annotations(i)) for i in progress_bar(indices, "reading annotations", progress)]
     sizes = np.array([(info.height, info.width) for info in infos], np.int64).reshape(-1, 2)
     heights, widths = sizes.T
     objects, masks = sum(len(one.labels) for one in found), sum(one.masks for one in found)
@@ -179,13 +175,9 @@ def _decode_all(source: Source, threads: int | None, progress: bool) -> Bool[np.
     with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         results = pool.map(decodes, range(len(source)))
         try:
-            return np.array(list(_bar(results, "decoding images", progress, total=len(source))), bool)
+            return np.array(list(progress_bar(results, "decoding images", progress, total=len(source))), bool)
         finally:
             pool.shutdown(cancel_futures=True)  # so that an interrupt does not wait for all the rest
-
-
-def _bar(items, what: str, progress: bool, total: int | None = None):
-    return tqdm(items, desc=what, unit="image", total=total, disable=not progress, delay=1, leave=False)
 
 
 # The sections of the text.
@@ -193,19 +185,17 @@ def _bar(items, what: str, progress: bool, total: int | None = None):
 
 def _counts(found: Inspection) -> str:
     per_image = found.objects_per_image()
-    shapes, counts = np.unique(found.sizes, axis=0, return_counts=True)
-    common = [f"{w}x{h} ({n})" for (h, w), n in sorted(zip(shapes.tolist(), counts.tolist()), key=lambda x: -x[1])[:3]]
     decoded = "not tried" if found.decoded is None else f"{found.decoded.sum()} of {len(found.decoded)}"
     total = len(found.labels)
     lacking = (("masks", found.without_mask), ("keypoints", found.without_keypoints))
-    return _aligned(
+    return aligned(
         [
             (f"{found.name}:", f"{len(found.sizes)} images, {total} objects of {len(found.classes)} classes"),
             ("without objects", f"{(per_image == 0).sum()} images"),
             ("objects an image", f"{per_image.mean():.1f} on average, {per_image.max()} at most"),
             ("not trained on", f"{found.crowd} crowd regions, {found.difficult} difficult objects"),
             *((name, f"{total - n} objects, {n} without") for name, n in lacking if n is not None),
-            ("image sizes", f"{len(shapes)}, most often {', '.join(common)} (width x height)"),
+            ("image sizes", size_counts(found.sizes)),
             ("decoded", decoded),
         ]
     )
@@ -214,13 +204,11 @@ def _counts(found: Inspection) -> str:
 def _classes(found: Inspection) -> str:
     sides = np.sqrt(found.boxes.prod(axis=1))
     rows = [("id", "class", "objects", "images", "median size")]
-    for i, name in enumerate(found.classes[:MAX_CLASSES]):
+    for i, name in enumerate(found.classes):
         mine = found.labels == i
         size = f"{np.median(sides[mine]):.0f}" if mine.any() else "-"
         rows.append((str(i), name, str(mine.sum()), str(len(np.unique(found.owners[mine]))), size))
-    table = _aligned(rows, right=(0, 2, 3, 4))
-    more = len(found.classes) - MAX_CLASSES
-    return table + (f"\n... and {more} more classes" if more > 0 else "")
+    return class_table(rows, right=(0, 2, 3, 4))
 
 
 def _object_sizes(found: Inspection) -> str:
@@ -237,19 +225,11 @@ def _object_sizes(found: Inspection) -> str:
         ("aspect ratio (width / height)", width / height, 2),
     ):
         rows.append((name, *(f"{v:.{digits}f}" for v in np.quantile(values, QUANTILES))))
-    return f"objects by area (COCO's limits are 32² and 96² pixels): {shares}\n" + _aligned(rows, right=range(1, 8))
+    return f"objects by area (COCO's limits are 32² and 96² pixels): {shares}\n" + aligned(rows, right=range(1, 8))
 
 
 def _bucket_plan(found: Inspection) -> str:
-    rows = [("bucket (height x width)", "images", "padding", "median scale")]
-    scales = found.scales()
-    for i, (height, width) in enumerate(found.buckets):
-        mine = found.assigned == i
-        shown = (f"{found.padding[mine].mean():.1%}", f"{np.median(scales[mine]):.2f}") if mine.any() else ("-", "-")
-        rows.append((f"{height} x {width}", str(mine.sum()), *shown))
-    pixels = np.prod(found.buckets, axis=1)[found.assigned]
-    share = (found.padding * pixels).sum() / pixels.sum()
-    return _aligned(rows, right=(1, 2, 3)) + f"\npadding is {share:.1%} of all pixels that training will see"
+    return bucket_plan(found.sizes, found.buckets, found.assigned, found.padding)
 
 
 def _capacity(found: Inspection) -> str:
@@ -263,19 +243,7 @@ def _capacity(found: Inspection) -> str:
 
 
 def _faults(found: Inspection) -> str:
-    if not len(found.problems):
-        return "faults: none"
-    return f"faults: {len(found.problems)}\n" + "\n".join("  " + line for line in found.problems.summary().splitlines())
-
-
-def _aligned(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
-    """Rows as columns of equal width, those in `right` aligned to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = (
-        "  ".join(cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    return faults(found.problems)
 
 
 # The picture.
