@@ -1,6 +1,8 @@
 """Scores of a trained run.
 
-python -m train.evaluate runs/faster_rcnn_scenes [--part test]
+    python -m train.evaluate runs/faster_rcnn_scenes [--part test]
+
+Prints the table, and writes the scores and what was found into the run's folder.
 """
 
 import dataclasses
@@ -28,7 +30,7 @@ from train.recipes import load_run
 from train.runtime import finite, one_sentence, say, setup, write_text
 from train.state import TrainState, state_shapes
 from train.step import data_mesh, shardings
-from train.tasks import TASKS
+from train.tasks import TASKS, over_views
 
 Predict = Callable[[Variables, Batch], Any]
 
@@ -123,6 +125,10 @@ class Arguments:
     """The part of the data set to evaluate on."""
     data_root: pathlib.Path | None = None
     """Where the data is, if it has moved since the run was made."""
+    scales: tuple[float, ...] = ()
+    """Segmentation: average over the images at these scales, such as 0.75 1 1.25."""
+    flip: bool = False
+    """Segmentation: average over each image and its mirror image."""
 
 
 def main(arguments: list[str]) -> None:
@@ -136,6 +142,7 @@ def main(arguments: list[str]) -> None:
         mesh = data_mesh(recipe.devices)
         task = TASKS[recipe.model.task].evaluation(recipe.model, source, vocabulary)
         model, state = restore_run(recipe, vocabulary, mesh)
+        model = over_views(recipe.model.task, model, scales=args.scales, flip=args.flip)
         batches = data.evaluation(source, batch_size=recipe.eval_batch_size, part=args.part)
         say(f"evaluating step {int(state.step)} of {args.run} on {len(source)} images of {source.name}")
         results = run_evaluators(jit_predict(model, mesh), state.variables, batches, task.evaluators, mesh)

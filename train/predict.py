@@ -7,10 +7,12 @@ format; of semantic segmentation the classes of the pixels, and the map of their
 """
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from typing import Any
 
+import jax
 import tyro
 
 from segjax.data.files import ImageFiles
@@ -19,7 +21,10 @@ from train.evaluate import jit_predict, restore_run, run_evaluators
 from train.recipes import load_run
 from train.runtime import one_sentence, say, setup
 from train.step import data_mesh
-from train.tasks import TASKS
+from train.tasks import TASKS, over_views
+
+OPTIONS = ("score", "proposals", "scales", "flip", "tile")
+"""Those of the arguments that not every task has a use for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,13 @@ class Arguments:
     """Detectors: detections below it, 0.5 by default, are left out of the pictures; detections.json has them all."""
     proposals: pathlib.Path | None = None
     """Fast R-CNN: a file of proposals (`segjax.data.proposals`); its image ids are the images' paths."""
+    scales: tuple[float, ...] | None = None
+    """Segmentation: average over the image at these scales, such as 0.75 1 1.25."""
+    flip: bool | None = None
+    """Segmentation: average over the image and its mirror image."""
+    tile: int | None = None
+    """Segmentation: predict at the image's own size in overlapping tiles of this side, a multiple of 32, instead of
+    fitting the image into a bucket. However large the image, the device holds one tile."""
 
 
 def predict(run: pathlib.Path, paths: tuple[pathlib.Path, ...], *, out: pathlib.Path, **options: Any) -> None:
@@ -48,19 +60,25 @@ def predict(run: pathlib.Path, paths: tuple[pathlib.Path, ...], *, out: pathlib.
     Raises:
       ValueError: an option that means nothing for the run's model.
     """
-    _, recipe, vocabulary = load_run(run)
+    recipe, vocabulary = load_run(run)[1:]
     task = TASKS[recipe.model.task]
     if unknown := sorted(set(options) - task.options):
         raise ValueError(f"--{unknown[0]} means nothing for {run}, a run of {recipe.model.task}; leave it out.")
     source = ImageFiles(paths, classes=vocabulary.classes, keypoints=vocabulary.keypoints)
     mesh = data_mesh(recipe.devices)
     model, state = restore_run(recipe, vocabulary, mesh)
+    model = over_views(recipe.model.task, model, scales=options.pop("scales", ()), flip=options.pop("flip", False))
+    tile = options.pop("tile", None)
     boxes = ProposalFile(options.pop("proposals"), source) if "proposals" in options else None
     out.mkdir(parents=True, exist_ok=True)
     predictions = task.predictions(source, vocabulary, out, **options)
-    data = dataclasses.replace(recipe.data, proposals=("", "", ""))
-    batches = data.evaluation(source, batch_size=recipe.eval_batch_size, proposals=boxes)
-    run_evaluators(jit_predict(model, mesh), state.variables, batches, [predictions], mesh)
+    if tile is not None:
+        whole = functools.partial(jax.jit(model.predict), state.variables)
+        predictions.tiles(whole, tile=tile, overlap=tile // 32 * 16)
+    else:
+        data = dataclasses.replace(recipe.data, proposals=("", "", ""))
+        batches = data.evaluation(source, batch_size=recipe.eval_batch_size, proposals=boxes)
+        run_evaluators(jit_predict(model, mesh), state.variables, batches, [predictions], mesh)
     if len(source.problems):
         say(source.problems.summary())
     say(predictions.write())
@@ -73,7 +91,7 @@ def main(arguments: list[str]) -> None:
     with one_sentence():
         if not args.images:
             raise ValueError("name at least one image or folder after the run.")
-        options = {name: getattr(args, name) for name in ("score", "proposals") if getattr(args, name) is not None}
+        options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
         predict(args.run, args.images, out=args.out or args.run / "predictions", **options)
 
 

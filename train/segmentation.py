@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Int
+from tqdm import tqdm
 
 from configs.segmenters import Segmenter
-from segjax.data.source import LabelMapSource, Source, Vocabulary
+from segjax.data.source import DataError, LabelMapSource, Source, Vocabulary
 from segjax.evaluation.segmentation_evaluator import SegmentationEvaluator
 from segjax.evaluation.segmentation_maps import Seen, check_logits, file_maps
 from segjax.evaluation.segmentation_text import segmentation_table
-from segjax.types import SegmentationMap
+from segjax.inference import PredictImages, multi_scale, tiled
+from segjax.types import Model, SegmentationMap
 from segjax.visualize import draw_segmentation, readable_scale, save_png
 from segjax.visualize_maps import has_background, map_colours, save_palette
 from train.report_segmentation import write_segmentation_report
@@ -50,6 +52,11 @@ class SegmentationTask:
         return [file]
 
 
+def averaged(model: Model, *, scales: tuple[float, ...] = (1.0,), flip: bool = False) -> Model:
+    """The model that predicts the average over scaled and mirrored images; see `segjax.inference.multi_scale`."""
+    return model._replace(predict=multi_scale(model.predict, scales=scales, flip=flip))
+
+
 class SegmentationPredictions:
     """Writes, for each image as it comes, a picture of the classes over it and the map of their ids.
 
@@ -80,6 +87,21 @@ class SegmentationPredictions:
         for row, sample in enumerate(maps.samples.tolist()):
             if sample >= 0:
                 self._write(sample, maps.cropped(row, labels))
+
+    def tiles(self, predict: PredictImages, *, tile: int, overlap: int) -> None:
+        """Predicts every image of the source at its own size, tile by tile, and writes its files.
+
+        What cannot be read is noted in the source's problems. Arguments and errors as in `segjax.inference.tiled`.
+        """
+        for sample in tqdm(range(len(self._source)), desc="predicting", unit="image", leave=False):
+            try:
+                image = self._source.image(sample)
+            except DataError as error:
+                kind, name = getattr(error, "kind", "undecodable image"), self._source.info(sample).image_id
+                self._source.problems.add(kind, name, str(error), action="left out")
+                continue
+            self._write(sample, tiled(predict, image, tile=tile, overlap=overlap))
+            self._seen.add(np.array([sample]))
 
     def compute(self) -> dict[str, float]:
         """No scores."""

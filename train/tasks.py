@@ -10,10 +10,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from configs.system import System
-from segjax.data import inspection
+from segjax.data import inspection, label_inspection
 from segjax.data.source import Source, Vocabulary
 from segjax.evaluation.evaluator import Evaluator
+from segjax.types import Model
 from train.detection import DetectionPredictions, DetectionTask
+from train.segmentation import SegmentationPredictions, SegmentationTask, averaged
 
 
 class Evaluation(Protocol):
@@ -62,6 +64,8 @@ class Task(NamedTuple):
     """(source, vocabulary, out folder, **options) -> predictions; the options are its own."""
     options: frozenset[str]
     """The options of `train.predict` that it has a use for."""
+    averaged: Callable[..., Model] | None
+    """(model, scales=, flip=) -> the model that averages over views of an image; None where there is no such."""
     inspect: Callable[..., Inspected]
     """(source, buckets=, capacity=)."""
     picture: Callable[[Source], np.ndarray]
@@ -73,8 +77,32 @@ TASKS: dict[str, Task] = {
         DetectionTask,
         DetectionPredictions,
         frozenset({"score", "proposals"}),
+        None,
         inspection.inspect,
         inspection.picture,
     ),
+    "segmentation": Task(
+        SegmentationTask,
+        SegmentationPredictions,
+        frozenset({"scales", "flip", "tile"}),
+        averaged,
+        label_inspection.inspect,
+        label_inspection.picture,
+    ),
 }
+
 """By `System.task`."""
+
+
+def over_views(task: str, model: Model, *, scales: tuple[float, ...], flip: bool) -> Model:
+    """The model that averages over these views of an image; the model itself where none is asked for.
+
+    Raises:
+      ValueError: the task has no such.
+    """
+    if not scales and not flip:
+        return model
+    average = TASKS[task].averaged
+    if average is None:
+        raise ValueError(f"--{'scales' if scales else 'flip'} means nothing for {task}; leave it out.")
+    return average(model, scales=scales or (1.0,), flip=flip)
