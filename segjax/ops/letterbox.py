@@ -23,7 +23,8 @@ def resize(
         x: Images at the top left of a canvas [h w].
         sizes: (height, width) of each image, in pixels; at least 1.
         new_sizes: (height, width) that each gets; at least 1.
-        canvas: (height, width) of the output. Beyond the new size the last row and column are repeated.
+        canvas: (height, width) of the output. Beyond the new size there is more of the border,
+            which means nothing.
         first_row: Of the output, so that a large one can be made strip by strip.
     """
     rows = first_row + jnp.arange(canvas[0], dtype=jnp.int32)
