@@ -88,14 +88,11 @@ def error_sheet(
 def save_palette(
     path: str | os.PathLike,
     label_map: UInt8[np.ndarray, "h w"],
-    classes: Sequence[str],
-    *,
-    colours: Sequence[tuple[int, int, int]] | None = None,
+    colours: UInt8[np.ndarray, "n 3"],
 ) -> pathlib.Path:
     """Writes a label map as a PNG file whose pixels are class ids, shown in the classes' colours; the path."""
     palette = np.zeros((256, 3), np.uint8)
-    table = map_colours(classes, colours)
-    palette[: len(table)] = table
+    palette[: len(colours)] = colours
     palette[IGNORE] = VOID
     picture = Image.fromarray(label_map)
     picture.putpalette(palette.tobytes())

@@ -123,4 +123,4 @@ class SegmentationPredictions:
             scale=readable_scale(*image.shape[:2]),
         )
         save_png(path, picture)
-        save_palette(path.with_name(f"{path.stem}_classes.png"), labels, self._classes, colours=self._colours.tolist())
+        save_palette(path.with_name(f"{path.stem}_classes.png"), labels, self._colours)
