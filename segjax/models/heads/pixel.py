@@ -8,9 +8,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from segjax.models.layers import upconv
 from segjax.models.layers.conv import Conv, max_pool
 from segjax.models.layers.norms import NormName, norm_layer
+from segjax.models.layers.upconv import UpConv, bilinear_init
 from segjax.ops import resample
 
 uniform = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -172,5 +172,5 @@ class SkipHead(nn.Module):
         return self._upsample(x, self.stride, "upsample_last") if self.learn_last else x
 
     def _upsample(self, x: Array, factor: int, name: str) -> Array:
-        options = {"padding": factor // 2, "bias": False, "kernel_init": upconv.bilinear_init, "dtype": self.dtype}
-        return upconv.UpConv(self.classes, 2 * factor, factor, **options, name=name)(x)
+        options = {"padding": factor // 2, "bias": False, "kernel_init": bilinear_init, "dtype": self.dtype}
+        return UpConv(self.classes, 2 * factor, factor, **options, name=name)(x)
