@@ -10,10 +10,18 @@ from configs import (
     faster_rcnn_scenes,
     faster_rcnn_v2_coco,
     faster_rcnn_vgg16_coco,
+    hypercolumns_scenes,
     keypoint_rcnn_coco,
     keypoint_rcnn_scenes,
     mask_rcnn_coco,
     mask_rcnn_scenes,
+    multi_scale_scenes,
+    refinement_scenes,
+    segnet_camvid,
+    segnet_scenes,
+    sliding_window_scenes,
+    unet_camvid,
+    unet_scenes,
 )
 from configs.base import Recipe
 
@@ -31,4 +39,12 @@ CONFIGS: dict[str, Recipe] = {
     "fast_rcnn_coco": fast_rcnn_coco.RECIPE,
     "mask_rcnn_coco": mask_rcnn_coco.RECIPE,
     "keypoint_rcnn_coco": keypoint_rcnn_coco.RECIPE,
+    "unet_scenes": unet_scenes.RECIPE,
+    "segnet_scenes": segnet_scenes.RECIPE,
+    "hypercolumns_scenes": hypercolumns_scenes.RECIPE,
+    "multi_scale_scenes": multi_scale_scenes.RECIPE,
+    "refinement_scenes": refinement_scenes.RECIPE,
+    "sliding_window_scenes": sliding_window_scenes.RECIPE,
+    "unet_camvid": unet_camvid.RECIPE,
+    "segnet_camvid": segnet_camvid.RECIPE,
 }

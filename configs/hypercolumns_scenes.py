@@ -1,0 +1,14 @@
+"""Hypercolumns of a small VGG16 from scratch on the generated scenes, sized for two CPU cores.
+
+    python -m train hypercolumns_scenes
+
+About five minutes. Hariharan et al. 2015 with a quarter of the channels, batch norm, and 2 x 2 places with classifiers
+of their own: objects of scenes are alike everywhere, so that more places would only thin out what each learns from.
+"""
+
+import dataclasses
+
+from configs.historic_segmenters import Hypercolumns
+from configs.unet_scenes import RECIPE as SCENES
+
+RECIPE = dataclasses.replace(SCENES, model=Hypercolumns(width=16, norm="batch", grid=2))
