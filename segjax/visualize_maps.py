@@ -76,7 +76,8 @@ def error_sheet(
     options = {"background": background, "colours": table, "legend": False, "scale": scale}
     panels = [
         enlarge(image, scale),
-        *(draw_segmentation(image, label_map, classes, **options) for label_map in (truth, predicted)),
+        # Without the image, which is beside it: over a light one the colours would not be those of the legend.
+        *(draw_segmentation(None, label_map, classes, **options) for label_map in (truth, predicted)),
         draw_errors(image, truth, predicted, scale=scale),
     ]
     sheet = contact_sheet(panels, captions=("image", "ground truth", "prediction", "errors"))

@@ -64,7 +64,7 @@ def test_sheet_fits_a_report_and_names_what_occurs(shape, monkeypatch):
 
 def test_palette_file_holds_class_ids(tmp_path):
     truth, _ = maps()
-    path = save_palette(tmp_path / "a" / "map.png", truth, NAMES)
+    path = save_palette(tmp_path / "a" / "map.png", truth, map_colours(NAMES))
     back = Image.open(path)
     assert back.mode == "P"
     np.testing.assert_array_equal(np.asarray(back), truth)

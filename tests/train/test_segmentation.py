@@ -1,6 +1,5 @@
 """Scores of semantic segmentation told: table, report, confusion matrix, pictures of predictions."""
 
-import json
 import re
 
 import numpy as np
@@ -69,10 +68,7 @@ def test_report_without_images_or_files(tmp_path, source):
     evaluator = SegmentationEvaluator(source, classes=source.classes)
     page = write_segmentation_report(tmp_path, source, evaluator.compute(), evaluator).read_text()
     assert_self_contained(page)
-    assert (
-        '<td class="text">mIoU</td><td>–</td>' in page
-        and "mean IoU" not in page.split("</style>")[1].split("Classes")[0]
-    )
+    assert '<td class="text">mIoU</td><td>–</td>' in page
     assert 'id="worst-images"' not in page and 'id="training"' not in page
 
 
