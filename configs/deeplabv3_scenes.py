@@ -1,0 +1,25 @@
+"""DeepLabV3 on a narrow ResNet-18 from scratch on the generated scenes, sized for two CPU cores.
+
+    python -m train deeplabv3_scenes
+
+Chen et al. 2017 in torchvision's form with its auxiliary loss, of half width and with group norm.
+"""
+
+import dataclasses
+
+from configs.fcn_scenes import RECIPE as FCN
+from configs.segmenters import DeepLabV3
+
+RECIPE = dataclasses.replace(
+    FCN,
+    model=DeepLabV3(
+        depth=18,
+        norm="group",
+        width=32,
+        head_norm="group",
+        # The map has 16 x 20 cells; an object covers 3 to 14 of them.
+        rates=(2, 4, 8),
+        channels=64,
+        dropout=(0.1, 0.1),
+    ),
+)

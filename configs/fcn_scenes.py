@@ -1,0 +1,22 @@
+"""FCN-8s on a narrow VGG-16 from scratch on the generated scenes, sized for two CPU cores.
+
+    python -m train fcn_scenes
+
+Long et al. 2015, with a quarter of the channels, hidden layers of 128 and group norm, all trained at once.
+"""
+
+from configs.base import Optim, Recipe
+from configs.data import Data
+from configs.segmenters import FCNVGG16
+
+RECIPE = Recipe(
+    # Group norm learns from the first steps on at eight images a step; the statistics of batch norm lag behind.
+    model=FCNVGG16(width=16, norm="group", hidden=(128, 128), dropout=0.1),
+    data=Data(buckets=((128, 160), (160, 128)), flip=0.5),
+    optim=Optim(name="adamw", lr=3e-3, weight_decay=0.05, schedule="cosine", warmup_steps=50, clip_norm=10.0),
+    steps=1000,
+    batch_size=8,
+    eval_batch_size=8,
+    log_every=20,
+    checkpoint_every=200,
+)

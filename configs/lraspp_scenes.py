@@ -1,0 +1,13 @@
+"""Lite R-ASPP on a narrow MobileNetV3 from scratch on the generated scenes, sized for two CPU cores.
+
+    python -m train lraspp_scenes
+
+Howard et al. 2019 in torchvision's form, of half width and with group norm.
+"""
+
+import dataclasses
+
+from configs.fcn_scenes import RECIPE as FCN
+from configs.segmenters import LRASPP
+
+RECIPE = dataclasses.replace(FCN, model=LRASPP(norm="group", width=0.5, channels=64, head_norm="group"))
