@@ -119,7 +119,9 @@ def from_list(
     colours: Sequence[Colour] | None = None,
     name: str | None = None,
 ) -> MaskFiles:
-    """Images and masks that a text file lists, one pair a line: image path, white space (or one tab), mask path.
+    """Images and masks that a text file lists: image path, mask path, image path, ..., apart by white space or lines.
+
+    Where a line has a tab, it is one pair with a tab in between, and its paths may have spaces.
 
     Paths are relative to `root`, also where they begin with "/": lists are often written with the folders of the
     machine they were made on. How many leading folders are to be dropped is found once for the images and once for the
@@ -150,15 +152,14 @@ def _pairs_of_lines(file: str | os.PathLike) -> list[tuple[str, str]]:
         raise DataError(f"the list {os.fspath(file)!r} cannot be read: {error}.") from error
     pairs = []
     for number, line in enumerate(lines, 1):
-        words = [word.strip() for word in (line.split("\t") if "\t" in line else line.split())]
-        if not line.strip():
-            continue
-        if len(words) != 2 or not all(words):
+        tabbed = "\t" in line.strip()
+        words = [word.strip() for word in line.strip().split("\t")] if tabbed else line.split()
+        if len(words) % 2 or (tabbed and len(words) != 2) or not all(words):
             raise DataError(
-                f"{os.fspath(file)!r}, line {number}: {line!r} is not the path of an image and of its mask; "
+                f"{os.fspath(file)!r}, line {number}: {line[:200]!r} is not the path of an image and of its mask; "
                 "separate the two by a tab where they have spaces."
             )
-        pairs.append((words[0], words[1]))
+        pairs += zip(words[::2], words[1::2])
     if not pairs:
         raise DataError(f"the list {os.fspath(file)!r} names no image.")
     return pairs

