@@ -23,13 +23,13 @@ import tyro
 
 from benchmarks.ladder_plot import plot
 from benchmarks.ladder_programs import System, load_system, time_in_turn
-from benchmarks.ladder_table import table, write_between
+from benchmarks.ladder_table import around, table, write_between
 from benchmarks.machine import ROOT, CoresOfOthers, command_line, describe_machine
 from configs import CONFIGS
 from configs.base import Recipe
 from train.recipes import check_same, load_run, recipe_of
 from train.report import read_metrics
-from train.runtime import say, write_text
+from train.runtime import one_sentence, say, write_text
 
 
 class Ladder(NamedTuple):
@@ -88,11 +88,12 @@ def main(arguments: list[str] | None = None) -> int:
     # Before JAX starts: else it takes most of a GPU's memory for itself, and training needs some.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     ladder, results = chosen(options), Results(options)
-    if options.redraw:
-        results.read()
-        results.show(ladder)
-        return 0
-    results.begin(ladder, command_line("benchmarks.ladder", arguments))
+    with one_sentence():
+        if options.redraw:
+            results.read()
+            results.show(ladder)
+            return 0
+        results.begin(ladder, command_line("benchmarks.ladder", arguments))
     try:
         train_all(results, options)
         measure_all(results, options)
@@ -132,15 +133,17 @@ class Results:
         return self.report["rows"]
 
     def begin(self, ladder: Ladder, command: str) -> None:
-        """Rows with nothing but names."""
+        """Rows with nothing but names. `ValueError` where the documentation has no place for them."""
+        if self.whole:
+            around(self.page, f"ladder {self.name}")
         names = [pathlib.PurePath(name).stem.removesuffix("_scenes") for name in ladder.recipes]
         rows = [{"name": name, "recipe": recipe} for name, recipe in zip(names, ladder.recipes)]
         self.report = {"command": command, "machine": describe_machine(), "rows": rows}
 
     def read(self) -> None:
-        """What an earlier command wrote. `SystemExit` where there is nothing."""
+        """What an earlier command wrote. `ValueError` where there is nothing."""
         if not self.path.exists():
-            raise SystemExit(f"there are no results {self.path} to draw; leave out --redraw.")
+            raise ValueError(f"there are no results {self.path} to draw; leave out --redraw.")
         self.report = json.loads(self.path.read_text())
 
     def save(self) -> None:
@@ -277,7 +280,8 @@ def measure_all(results: Results, options: Options) -> None:
         except Exception as error:
             results.fail(row, error)
         results.save()
-    time_all(results, rows, systems, options.repeats)
+    if systems:
+        time_all(results, rows, systems, options.repeats)
 
 
 def time_all(results: Results, rows: Mapping[str, dict[str, Any]], systems: Mapping[str, System], rounds: int) -> None:

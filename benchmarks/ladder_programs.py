@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks.ladder_flops import count_flops
 from benchmarks.timing import Run, calls_per_sample
 from benchmarks.timing import _timed as seconds_a_call
 from configs.base import Recipe
@@ -120,14 +121,6 @@ def compile_program(jitted: Any, *args: Any) -> tuple[Any, dict[str, Any]]:
     facts = {"images": images, "height": height, "width": width}
     facts |= {"flops": count_flops(program), "memory_mib": count_mib(program), "compile_seconds": round(seconds, 2)}
     return program, facts
-
-
-def count_flops(program: Any) -> float | None:
-    """Floating point operations of a call, a multiply-add being two; None where XLA's backend does not count them."""
-    found = program.cost_analysis()
-    found = found[0] if isinstance(found, list) and found else found
-    flops = found.get("flops", 0.0) if found else 0.0
-    return flops if flops > 0 else None
 
 
 def count_mib(program: Any) -> float | None:

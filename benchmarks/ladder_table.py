@@ -72,15 +72,20 @@ def _number(value: float | None, otherwise: float) -> float:
 
 
 def write_between(page: pathlib.Path, name: str, text: str) -> None:
-    """Puts `text` between the lines `<!-- NAME -->` and `<!-- end of NAME -->` of a page.
+    """Puts `text` between the lines `<!-- NAME -->` and `<!-- end of NAME -->` of a page. `ValueError` without them."""
+    before, after = around(page, name)
+    write_text(page, f"{before}\n\n{text.strip()}\n\n{after}")
+
+
+def around(page: pathlib.Path, name: str) -> tuple[str, str]:
+    """What stands before and after the place that `write_between` fills, with the lines that mark it.
 
     Raises:
       ValueError: the page has not both lines, in this order.
     """
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    content = page.read_text()
-    before, found, rest = content.partition(begin)
+    before, found, rest = page.read_text().partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
         raise ValueError(f"{page} has no place for the table: put the lines {begin} and {end} where it is to be.")
-    write_text(page, f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
+    return before + begin, end + after
