@@ -1,7 +1,8 @@
 """Images with label maps out of tensorflow-datasets, by name, read without TensorFlow.
 
 tensorflow-datasets keeps a prepared data set in one of several file formats, and reads only array_record at random and
-without TensorFlow. Preparing, which happens once, needs TensorFlow for some data sets and for others not:
+without TensorFlow. Preparing happens once, on any machine, and most data sets need the packages tensorflow and
+importlib_resources for it, which segjax does not:
 
     tfds.builder("oxford_iiit_pet", data_dir=..., file_format="array_record").download_and_prepare()
 """
@@ -147,19 +148,20 @@ def _builder(name: str, data_dir: str | None) -> Any:
     """The prepared data set. `DataError` where there is none."""
     import tensorflow_datasets as tfds  # takes a second, and few need it
 
-    prepare = f'tfds.builder({name!r}, data_dir={data_dir!r}, file_format="array_record").download_and_prepare()'
+    call = f'tfds.builder({name!r}, data_dir={data_dir!r}, file_format="array_record").download_and_prepare()'
+    prepare = f"where tensorflow and importlib_resources are installed: {call}"
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError, FileNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"tensorflow-datasets has no {name!r} in {data_dir or 'its data_dir'!r}: {reason}") from error
     if not builder.is_prepared():
-        raise DataError(f"{name} is not prepared in {str(builder.data_path)!r}. Prepare it once, with {prepare}")
+        raise DataError(f"{name} is not prepared in {str(builder.data_path)!r}. Prepare it once, {prepare}")
     formats = {form.value for form in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise DataError(
             f"{name} in {str(builder.data_path)!r} is prepared as {', '.join(sorted(formats))}, which only TensorFlow "
-            f"reads. Prepare it once more in another data_dir, with {prepare}"
+            f"reads. Prepare it once more in another data_dir, {prepare}"
         )
     return builder
 
