@@ -205,7 +205,8 @@ def from_folders(
     """
     if not suffix:
         raise ValueError("suffix must not be empty: it is the end of a mask's file name, '.png' or '_L.png'")
-    Folder(images), Folder(masks, holds="mask")  # which say so where they are none
+    for folder, holds in ((images, "image"), (masks, "mask")):
+        Folder(folder, holds=holds)  # says so where it is none
     images, masks = Path(images).resolve(), Path(masks).resolve()
     problems, pairs = Problems(), []
     left = {path for path in masks.rglob(f"*{suffix}") if path.is_file()}

@@ -11,6 +11,7 @@ from PIL import Image
 from configs.data import Data, Masks, Tfds
 from segjax.types import IGNORE
 from tests.data.coco_files import annotation
+from train.recipes import from_json, to_json
 
 FIELDS = ("label_map",)
 
@@ -120,6 +121,12 @@ def test_crops_in_training_and_whole_images_in_evaluation(root):
 def test_options_that_would_do_nothing_are_refused(root, data, fields, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(data, root=root).source("train", fields=fields)
+
+
+@pytest.mark.parametrize("data", [LISTS, FOLDERS, COLOURED, Data(format="tfds", tfds=Tfds("pets", "photo", "trimap"))])
+def test_it_survives_the_file_of_a_run(data):
+    again = from_json(Data(), json.loads(json.dumps(to_json(data))))
+    assert again == data and hash(again) == hash(data)
 
 
 def test_tensorflow_datasets_get_what_the_recipe_says(monkeypatch):
