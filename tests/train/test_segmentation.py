@@ -1,19 +1,22 @@
 """Scores of semantic segmentation told: table, report, confusion matrix, pictures of predictions."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs.segmenters import FCNVGG16
 from segjax.data.source import Vocabulary
+from segjax.evaluation.confusion import class_iou
 from segjax.evaluation.segmentation_evaluator import SegmentationEvaluator
 from segjax.evaluation.segmentation_text import segmentation_table
 from segjax.types import IGNORE
 from tests.evaluation.labelled import CLASSES, LabelledSource, batch_of, drawn_map, spoiled
 from tests.train.test_report import assert_balanced, assert_self_contained
 from train.report_segmentation import HeatTable, write_segmentation_report
-from train.segmentation import SegmentationPredictions
+from train.segmentation import SegmentationPredictions, SegmentationTask
 
 
 @pytest.fixture
@@ -101,3 +104,23 @@ def test_predictions_are_written_as_they_come(tmp_path, rng, source):
         shown.update(*batch_of([predicted[1]], shape=(64, 64), classes=4, samples=[1]))
     with pytest.raises(ValueError, match="logits of 3 classes, and there are 4"):
         shown.update(*batch_of([np.minimum(predicted[0], 2)], shape=(64, 64), samples=[2]))
+
+
+def test_task_scores_tells_and_saves(tmp_path, rng):
+    source = LabelledSource([drawn_map(rng, 40, 50) for _ in range(2)])
+    task = SegmentationTask(FCNVGG16(), source, Vocabulary(CLASSES))
+    batch = batch_of([spoiled(rng, source.label_map(i)) for i in range(2)], shape=(64, 64))
+    for evaluator in task.evaluators:
+        evaluator.update(*batch)
+    results = {name: value for evaluator in task.evaluators for name, value in evaluator.compute().items()}
+    shown = [f"{results[name]:.3f}" for name in ("mIoU", "pixel_accuracy", "boundary_F")]
+    assert task.headline(results) == "mIoU {}, pixel accuracy {}, boundary F {}".format(*shown)
+    assert shown[0] in task.table(results)
+    (file,) = task.save(tmp_path, "val")
+    saved = json.loads(file.read_text())
+    assert file.name == "confusion_val.json" and saved["classes"] == list(CLASSES)
+    matrix = np.array(saved["confusion"])
+    assert results["mIoU"] == pytest.approx(np.nanmean(class_iou(matrix)))
+    assert "Stride" in task.report(tmp_path, results, {"Stride": 8}).read_text()
+    with pytest.raises(ValueError, match="class 1 is 'cat' in the model and 'disc' in the data set"):
+        SegmentationTask(FCNVGG16(), source, Vocabulary(("background", "cat", "square")))
