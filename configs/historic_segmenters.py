@@ -135,12 +135,15 @@ class SlidingWindow(Segmenter):
     balanced: bool = True
     """Draw the classes that an image has equally often, else its pixels."""
 
+    def network(self, classes: int) -> PatchNet:
+        """The classifier of patches."""
+        layers = tuple(Layer(*layer) for layer in self.layers)
+        return PatchNet(classes, self.patch, layers, self.hidden, dtype=jnp.dtype(self.dtype))
+
     def build(self, classes: int, joints: int = 0) -> Model:
         """The model for this many classes."""
         options = _options(self, "stride", "inference", "samples", "balanced")
-        layers = tuple(Layer(*layer) for layer in self.layers)
-        network = PatchNet(classes, self.patch, layers, self.hidden, dtype=options["dtype"])
-        return sliding_window(classes, network=network, **options)
+        return sliding_window(classes, network=self.network(classes), **options)
 
 
 def _options(model: Segmenter, *names: str) -> dict[str, Any]:

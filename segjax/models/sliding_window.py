@@ -181,7 +181,7 @@ def sliding_window(
     inference: Literal["convolutional", "windows"] = "convolutional",
     samples: int = 32,
     balanced: bool = True,
-    chunk: int = 128,
+    chunk: int = 64,
     loss: PixelLoss = PixelLoss(),
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
@@ -196,7 +196,7 @@ def sliding_window(
       inference: windows: cut each window out, `chunk` at a time. convolutional: the same numbers from the whole image.
       samples: patches an image and step in training.
       balanced: draw the classes that an image has equally often, else its pixels.
-      chunk: windows that are classified at the same time.
+      chunk: windows that are classified at the same time, at most.
       loss: what patches are trained by, each with its middle pixel's class.
       mean, std: channel statistics of the images, in 0..1.
       dtype: of the computation.
@@ -253,9 +253,10 @@ def sliding_window(
 
 
 def _by_windows(classify, x: Array, rows: int, columns: int, stride: int, patch: int, chunk: int) -> Array:
-    """Logits [b rows columns classes] of each window by itself, `chunk` of them at a time."""
+    """Logits [b rows columns classes] of each window by itself, up to `chunk` of them at a time."""
     corners = jnp.indices((x.shape[0], rows, columns)).reshape(3, -1).T * jnp.array([1, stride, stride])[None]
     count = len(corners)
+    chunk = -(-count // -(-count // chunk))  # as even as can be, so that little is computed to fill up the last
     chunks = jnp.pad(corners, ((0, -count % chunk), (0, 0))).reshape(-1, chunk, 3)
     logits = jax.lax.map(lambda places: classify(_cut(x, places, patch)), chunks)
     return logits.reshape(-1, logits.shape[-1])[:count].reshape(x.shape[0], rows, columns, -1)
