@@ -24,6 +24,8 @@ class Segmenter(System, abc.ABC):
 
     task: ClassVar[str] = "segmentation"
     loss: PixelLoss = PixelLoss()
+    clean_up: Literal["", "felzenszwalb", "slic", "mean_shift"] = ""
+    """Score label maps cleaned up by the superpixels of this method (`segjax.superpixels`) too."""
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from configs.segmenters import Segmenter
 from segjax.data.source import DataError, LabelMapSource, Source, Vocabulary
+from segjax.evaluation.evaluator import Evaluator
+from segjax.evaluation.segmentation_cleaned import Cleaned
 from segjax.evaluation.segmentation_evaluator import SegmentationEvaluator
 from segjax.evaluation.segmentation_maps import Seen, check_logits, file_maps
 from segjax.evaluation.segmentation_text import segmentation_table
@@ -26,10 +28,11 @@ class SegmentationTask:
     """One evaluation of a segmenter on a source. `ValueError` where the vocabulary is not the source's."""
 
     def __init__(self, model: Segmenter, source: LabelMapSource, vocabulary: Vocabulary) -> None:
-        del model
         self._source = source
         self.maps = SegmentationEvaluator(source, classes=vocabulary.classes)
-        self.evaluators = (self.maps,)
+        self.evaluators: tuple[Evaluator, ...] = (self.maps,)
+        if model.clean_up:
+            self.evaluators += (Cleaned(source, classes=vocabulary.classes, method=model.clean_up),)
 
     def headline(self, results: Mapping[str, float]) -> str:
         """The main scores on one line."""

@@ -106,15 +106,18 @@ def test_predictions_are_written_as_they_come(tmp_path, rng, source):
         shown.update(*batch_of([np.minimum(predicted[0], 2)], shape=(64, 64), samples=[2]))
 
 
-def test_task_scores_tells_and_saves(tmp_path, rng):
+@pytest.mark.parametrize("clean_up", ["", "slic"])
+def test_task_scores_tells_and_saves(tmp_path, rng, clean_up):
     source = LabelledSource([drawn_map(rng, 40, 50) for _ in range(2)])
-    task = SegmentationTask(FCNVGG16(), source, Vocabulary(CLASSES))
+    task = SegmentationTask(FCNVGG16(clean_up=clean_up), source, Vocabulary(CLASSES))
     batch = batch_of([spoiled(rng, source.label_map(i)) for i in range(2)], shape=(64, 64))
     for evaluator in task.evaluators:
         evaluator.update(*batch)
     results = {name: value for evaluator in task.evaluators for name, value in evaluator.compute().items()}
     shown = [f"{results[name]:.3f}" for name in ("mIoU", "pixel_accuracy", "boundary_F")]
-    assert task.headline(results) == "mIoU {}, pixel accuracy {}, boundary F {}".format(*shown)
+    headline = "mIoU {}, pixel accuracy {}, boundary F {}".format(*shown)
+    cleaned = f", cleaned mIoU {results['cleaned_mIoU']:.3f}" if clean_up else ""
+    assert task.headline(results) == headline + cleaned
     assert shown[0] in task.table(results)
     (file,) = task.save(tmp_path, "val")
     saved = json.loads(file.read_text())
