@@ -108,7 +108,7 @@ def clean_up(
     """Each pixel gets the mean over its region (Farabet et al. 2013, section 4.1); the classes follow by argmax.
 
     It is `segjax.ops.guided.region_means` with the number of regions rounded up to a power of two, so that images with
-    other numbers of regions do not compile anew. Logits serve as well: their means are geometric means of probabilities.
+    other numbers of regions do not compile anew. Logits serve as well: theirs are geometric means of probabilities.
     """
     count = 1 << int(regions.max()).bit_length()
     return _region_means(jnp.asarray(probabilities), jnp.asarray(regions), count=count)
