@@ -10,10 +10,9 @@ from jaxtyping import Array, Int, Int32
 
 from segjax.data.source import LabelMapSource
 from segjax.evaluation.segmentation_evaluator import SegmentationEvaluator
-from segjax.evaluation.segmentation_maps import FileMaps, check_logits, place
+from segjax.evaluation.segmentation_maps import STEP, FileMaps, check_logits, file_canvas
 from segjax.evaluation.segmentation_text import CLEANED
 from segjax.ops import letterbox
-from segjax.ops.guided import region_means
 from segjax.superpixels import METHODS
 from segjax.types import SegmentationMap
 
@@ -52,10 +51,9 @@ class Cleaned:
         logits = predictions.logits
         check_logits(logits, self._classes)
         noted = self.scores.note(samples)
-        sizes = np.maximum(np.asarray(sizes), 1).astype(np.int32)
-        infos = [self._source.info(int(sample)) if sample >= 0 else None for sample in noted]
-        file_sizes, canvas, _ = place(infos, sizes, (logits.shape[1], logits.shape[2]))
+        file_sizes, canvas = file_canvas(self._source, noted)
         regions, count = self._regions(noted, canvas)
+        sizes = np.maximum(np.asarray(sizes), 1).astype(np.int32)
         labels, finite = _cleaned(logits, sizes, file_sizes, regions, count=count)
         self.scores.add(FileMaps(noted, file_sizes, labels, finite))
 
@@ -78,13 +76,24 @@ class Cleaned:
 
 @functools.partial(jax.jit, static_argnames="count")
 def _cleaned(logits: Array, sizes: Array, file_sizes: Array, regions: Array, *, count: int) -> tuple[Array, Array]:
-    """(the class of each pixel's region, whether all logits are finite), image by image to save memory."""
+    """(the class of each pixel's region, whether all logits of an image are finite).
 
-    def one(row: tuple[Array, Array, Array, Array]) -> Array:
-        image, size, file_size, own = row
-        resized = letterbox.resize(image[None], size[None], file_size[None], canvas=own.shape)
-        means = region_means(jax.nn.softmax(resized[0], axis=-1), own, count=count)
-        return jnp.argmax(means, axis=-1).astype(jnp.uint8)
+    The class of the highest mean is that of the highest sum, and sums are made strip by strip: probabilities at the
+    size of the files are never there as a whole.
+    """
+    b, _, width = regions.shape
+    classes = logits.shape[-1]
+    ids = jnp.where(regions < 0, count, regions)
+    sum_by_region = jax.vmap(functools.partial(jax.ops.segment_sum, num_segments=count + 1))
 
-    labels = jax.lax.map(one, (logits, sizes, file_sizes, regions))
+    def add(sums: Array, first_row: Array) -> tuple[Array, None]:
+        strip = letterbox.resize(logits, sizes, file_sizes, canvas=(STEP, width), first_row=first_row)
+        own = jax.lax.dynamic_slice_in_dim(ids, first_row, STEP, axis=1)
+        probabilities = jax.nn.softmax(strip, axis=-1).reshape(b, -1, classes)
+        return sums + sum_by_region(probabilities, own.reshape(b, -1)), None
+
+    sums = jnp.zeros((b, count + 1, classes), logits.dtype)
+    sums, _ = jax.lax.scan(add, sums, jnp.arange(0, regions.shape[1], STEP, dtype=jnp.int32))
+    of_region = jnp.argmax(sums, axis=-1).astype(jnp.uint8)
+    labels = jax.vmap(lambda one, region: one[region])(of_region, ids)
     return labels, jnp.isfinite(logits).all(axis=(1, 2, 3))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
-from segjax.data.source import ImageInfo, LabelMapSource, Source
+from segjax.data.source import LabelMapSource, Source
 from segjax.ops import letterbox
 from segjax.types import IGNORE
 
@@ -87,22 +87,19 @@ def file_maps(
         source: Knows the sizes of the files.
     """
     sizes = np.maximum(np.asarray(sizes), 1).astype(np.int32)
-    infos = [source.info(int(sample)) if sample >= 0 else None for sample in samples]
-    file_sizes, canvas, resized = place(infos, sizes, (logits.shape[1], logits.shape[2]))
+    file_sizes, canvas = file_canvas(source, samples)
+    resized = bool((file_sizes != sizes)[samples >= 0].any())
+    canvas = canvas if resized else (logits.shape[1], logits.shape[2])
     labels, finite = _argmax(logits, sizes, file_sizes, canvas=canvas, resized=resized)
     return FileMaps(samples, file_sizes, labels, finite)
 
 
-def place(
-    infos: Sequence[ImageInfo | None], sizes: Int32[np.ndarray, "b 2"], batch: tuple[int, int]
-) -> tuple[Int32[np.ndarray, "b 2"], tuple[int, int], bool]:
-    """(file sizes, the canvas for them, whether an image must be resized): the batch's own shape where none must."""
-    kept = np.array([info is not None for info in infos], bool)
-    file_sizes = np.array([(1, 1) if info is None else (info.height, info.width) for info in infos], np.int32)
-    if (file_sizes == sizes)[kept].all():
-        return file_sizes, batch, False
-    height, width = (-(-file_sizes.max(0) // STEP) * STEP).tolist()
-    return file_sizes, (height, width), True
+def file_canvas(source: Source, samples: Int32[np.ndarray, "b"]) -> tuple[Int32[np.ndarray, "b 2"], tuple[int, int]]:
+    """(height and width of each image's file, 1 of fillers; the least canvas of multiples of `STEP` for all)."""
+    infos = [source.info(sample) if sample >= 0 else None for sample in samples.tolist()]
+    sizes = np.array([(1, 1) if info is None else (info.height, info.width) for info in infos], np.int32)
+    height, width = (-(-sizes.max(0) // STEP) * STEP).tolist()
+    return sizes, (height, width)
 
 
 @functools.partial(jax.jit, static_argnames=("canvas", "resized"))

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sklearn import metrics
 
 from segjax.evaluation import segmentation_cleaned
@@ -47,6 +48,10 @@ def test_each_region_has_the_class_of_its_mean_probability(rng, method, size):
     expected = [slow(logits[i, : size[0], : size[1]], blocks(source.image(0))).reshape(-1) for i in range(3)]
     pair = truth[truth != IGNORE], np.concatenate(expected)[truth != IGNORE]
     np.testing.assert_array_equal(scores.scores.confusion, metrics.confusion_matrix(*pair))
+    shared = Cleaned(source, classes=source.classes, method=method)
+    across = NamedSharding(Mesh(np.array(jax.devices()[:4]), ("data",)), PartitionSpec("data"))
+    shared.update(samples, sizes, SegmentationMap(jax.device_put(logits, across)))
+    np.testing.assert_array_equal(shared.scores.confusion, scores.scores.confusion)
     results = scores.compute()
     assert results["cleaned_mIoU"] == pytest.approx(metrics.jaccard_score(*pair, average="macro"))
     assert all(name.startswith("cleaned_") for name in results) and "cleaned_IoU/disc" in results

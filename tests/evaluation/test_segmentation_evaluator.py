@@ -105,6 +105,9 @@ def test_shared_out_over_devices(rng):
         scores.update(np.arange(8, dtype=np.int32), sizes, SegmentationMap(given))
         results.append(scores.compute())
     chex.assert_trees_all_close(*results)
+    files = np.array([source.label_map(i).shape for i in range(8)], np.int32)
+    program = segmentation_maps._argmax.lower(shared, sizes, files, canvas=(64, 64), resized=True).compile()
+    assert "all-gather" not in program.as_text(), "logits stay on their devices"
 
 
 def test_one_program_for_each_shape_of_batch_and_canvas(rng):
@@ -121,11 +124,12 @@ def test_one_program_for_each_shape_of_batch_and_canvas(rng):
 
 
 def test_canvas_is_the_batch_where_files_are_not_resized(source):
-    infos = [source.info(0), None]
-    place = segmentation_maps.place
-    file_sizes, canvas, resize = place(infos, np.array([[40, 50], [7, 7]], np.int32), (96, 64))
-    assert (canvas, resize, file_sizes.tolist()) == ((96, 64), False, [[40, 50], [1, 1]])
-    assert place(infos, np.array([[20, 25], [7, 7]], np.int32), (96, 64))[1:] == ((64, 64), True)
+    samples, logits = np.array([0, -1], np.int32), np.zeros((2, 96, 80, 3), np.float32)
+    file_sizes, canvas = segmentation_maps.file_canvas(source, samples)
+    assert (file_sizes.tolist(), canvas) == ([[40, 50], [1, 1]], (64, 64))
+    for size, shape in (((40, 50), (2, 96, 80)), ((20, 25), (2, 64, 64))):
+        maps = segmentation_maps.file_maps(logits, np.array([size, (7, 7)]), samples, source)
+        assert maps.labels.shape == shape
 
 
 def test_counts_are_drained_before_they_overflow(source, predicted, monkeypatch):
