@@ -40,7 +40,8 @@ def guided_upsample(
     """`x` at the size of the guide, with the guide's edges: the fast guided filter (He and Sun 2015).
 
     The fits of `guided_filter` are made at the size of `x`, on the guide averaged down to it, and interpolated; the
-    guide itself enters at full size. It costs little more than bilinear upsampling, whatever the factor.
+    guide itself enters at full size. What remains there is to interpolate (g + 1) c channels: for 8 times the size and
+    21 classes, a twentieth of the time of filtering.
 
     Args:
         x: logits or probabilities of a network's output.
@@ -110,13 +111,18 @@ def _fits(guide: Array, x: Array, radius: int, epsilon: float) -> tuple[Array, A
     variance = squares.reshape(*squares.shape[:-1], g, g) - of_guide[..., :, None] * of_guide[..., None, :]
     covariance = products.reshape(*products.shape[:-1], g, -1) - of_guide[..., :, None] * of_x[..., None, :]
     slopes = _solved(variance, covariance, epsilon)
-    offset = of_x - jnp.sum(slopes * of_guide[..., :, None], axis=-2)
+    offset = of_x - _weighted(slopes, of_guide)
     slopes = _window_mean(slopes.reshape(*slopes.shape[:-2], -1), radius).reshape(slopes.shape)
     return slopes, _window_mean(offset, radius) + level
 
 
 def _applied(guide: Array, slopes: Array, offset: Array) -> Array:
-    return jnp.sum(slopes * guide[..., :, None], axis=-2) + offset
+    return _weighted(slopes, guide) + offset
+
+
+def _weighted(slopes: Array, guide: Array) -> Array:
+    # Term by term: XLA's reduction over a few values far apart takes a CPU several times as long.
+    return sum(slopes[..., i, :] * guide[..., i, None] for i in range(guide.shape[-1]))
 
 
 def _solved(matrix: Array, right: Array, epsilon: float) -> Array:
