@@ -91,7 +91,8 @@ def _convolve(x: Array, kernel: Array, rows: Pads, cols: Pads, groups: int) -> A
     taps = kernel.shape[0] * kernel.shape[1]
     if taps == 1 and groups == 1:
         # Where stamps do not overlap it is a matrix product, which a CPU takes faster as one, backward above all.
-        return _shifted(x, kernel, rows, cols, 0, 0) @ kernel[0, 0]
+        x = _shifted(x, kernel, rows, cols, 0, 0)
+        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
     few = groups == 1 and taps <= FEW_TAPS
     return (_convolve_few if few else _convolve_any)(x, kernel, rows, cols, groups)
 
