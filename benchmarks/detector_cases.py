@@ -12,19 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 
 from benchmarks.cases import Case, Comparison, Compiled, Setting, as_numpy, checked, compared, waited
 from benchmarks.detectors import DETECTORS, Detector, Size, boxes_among_proposals, make_images, torch_detector
+from benchmarks.training import OurStep, TheirStep
 from segjax.models.heads.roi import SamplingSettings
 from segjax.ops.masks import paste
-from segjax.types import Batch, Detections, Model
-from train.state import TrainState, split
-from train.step import data_mesh, make_step
+from segjax.types import Detections
 
-LEARNING_RATE, MOMENTUM, DECAY = 1e-6, 0.9, 1e-4
-"""The rate is so small that random weights stay what they are over the repeats: the work is the same in each."""
 QUICK = (192, 256)
 EVERYTHING = 16_384
 """More anchors than an image of `QUICK` pixels has."""
@@ -129,20 +125,11 @@ def train_case(detector: Detector, setting: Setting, quick: bool, *, count: int,
     options = {"sampling": FEW} if quick else {}
     if quick:
         sample_few(theirs)
-    trained = [p for p in theirs.parameters() if p.requires_grad]
-    sgd = torch.optim.SGD(trained, LEARNING_RATE, momentum=MOMENTUM, weight_decay=DECAY)
-
-    def their_step() -> float:
-        with setting.autocast:
-            losses = theirs(data.images, data.targets)
-        sgd.zero_grad()
-        loss = sum(losses.values())
-        loss.backward()
-        sgd.step()
-        return float(loss.detach())
-
-    ours, run = OurStep(detector, detector.model(setting, **options), data.batch), waited(setting, their_step)
-    facts = {"trained parameters": sum(p.numel() for p in trained), "loss": ours(), "loss of torchvision": run()}
+    their_step = TheirStep(theirs, lambda: theirs(data.images, data.targets), setting)
+    frozen = tuple(detector.frozen.values())
+    ours = OurStep(detector.model(setting, **options), detector.variables(), data.batch, frozen=frozen)
+    run = waited(setting, their_step)
+    facts = {"trained parameters": their_step.trained, "loss": ours(), "loss of torchvision": run()}
     if ours.trained != facts["trained parameters"] - background_mask(theirs):
         raise ValueError(f"segjax trains {ours.trained} numbers, torchvision {facts['trained parameters']}.")
     facts |= count_regions(theirs, their_step)
@@ -158,27 +145,6 @@ def sample_few(detector: Any) -> None:
     """Has torchvision's heads trained on the regions of `FEW`."""
     sampler = detector.roi_heads.fg_bg_sampler
     sampler.batch_size_per_image, sampler.positive_fraction = FEW.samples, FEW.positive_fraction
-
-
-class OurStep:
-    """The step of `python -m train`, carrying its state from call to call; a call returns the loss."""
-
-    def __init__(self, detector: Detector, network: Model, batch: Batch) -> None:
-        statistics, frozen = detector.variables(), tuple(detector.frozen.values())
-        params = statistics.pop("params")
-        trained, _ = split(params, frozen)
-        self.trained = sum(p.size for p in trained.values())
-        optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(LEARNING_RATE, momentum=MOMENTUM))
-        key = jax.random.key_data(jax.random.key(0))
-        state = TrainState(jnp.int32(0), params, statistics, jax.jit(optimizer.init)(trained), None, key)
-        step = make_step(network, optimizer, mesh=data_mesh(1), frozen=frozen)
-        self.state, self.batch = jax.tree.map(jnp.copy, state), batch
-        compiled = Compiled(step._jitted, self.state, batch)
-        self.program, self.seconds, self.temporary_mib = compiled, compiled.seconds, compiled.temporary_mib
-
-    def __call__(self) -> float:
-        self.state, metrics = self.program(self.state, self.batch)
-        return float(metrics["loss"])
 
 
 def compare_losses(detector: Detector, setting: Setting) -> dict[str, float]:

@@ -74,8 +74,9 @@ def choose(options: Options) -> list[Any]:
     from benchmarks.detector_cases import detector_cases
     from benchmarks.head_ops_cases import head_ops_cases
     from benchmarks.ops_cases import ops_cases
+    from benchmarks.segmenter_cases import segmenter_cases
 
-    cases = [*ops_cases(), *head_ops_cases(), *detector_cases()]
+    cases = [*ops_cases(), *head_ops_cases(), *detector_cases(), *segmenter_cases()]
     for part in options.cases:
         if not any(part in case.name for case in cases):
             raise SystemExit(f"no case has {part!r} in its name; there are {', '.join(c.name for c in cases)}.")
