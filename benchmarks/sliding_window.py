@@ -163,6 +163,7 @@ def draw(report: dict[str, Any], path: pathlib.Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     results = sorted(report["results"], key=lambda result: result["windows"])
     counts = [result["windows"] for result in results]
@@ -189,6 +190,8 @@ def draw(report: dict[str, Any], path: pathlib.Path) -> None:
     for axes in (times, ratio):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xticks(counts, [f"{n}\nstride {r['stride']}" for n, r in zip(counts, results)], fontsize=8)
         axes.minorticks_off()
         axes.set_xlabel("windows")

@@ -1,4 +1,4 @@
-"""The comparison of windows with the whole image, on a small image: it runs, its numbers agree, its picture is there."""
+"""The comparison of windows with the whole image, on a small one: it runs, its numbers agree, it draws."""
 
 import json
 
