@@ -23,6 +23,7 @@ class Segmenter(System, abc.ABC):
     """What models of semantic segmentation share."""
 
     task: ClassVar[str] = "segmentation"
+    untrained: ClassVar[tuple[str, ...]] = ("clean_up",)
     loss: PixelLoss = PixelLoss()
     clean_up: Literal["", "felzenszwalb", "slic", "mean_shift"] = ""
     """Score label maps cleaned up by the superpixels of this method (`segjax.superpixels`) too."""

@@ -15,6 +15,8 @@ class System(abc.ABC):
 
     task: ClassVar[str]
     """How it is scored, reported and shown: a name in `train.tasks.TASKS`."""
+    untrained: ClassVar[tuple[str, ...]] = ()
+    """Those of its fields that change how it is scored and nothing that is trained."""
     dtype: DType = "float32"
     """Of convolutions and matrix products; parameters, losses and predictions are float32 always."""
 

@@ -11,7 +11,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from configs.base import Part, Recipe
+from configs.system import System
 from segjax.data.pipeline import Batches, prefetch_to_device
 from segjax.data.source import Source, Vocabulary
 from segjax.evaluation.evaluator import Evaluator
@@ -127,8 +128,19 @@ class Arguments:
     """Where the data is, if it has moved since the run was made."""
     scales: tuple[float, ...] = ()
     """Segmentation: average over the images at these scales, such as 0.75 1 1.25."""
+    clean_up: Literal["", "felzenszwalb", "slic", "mean_shift"] = ""
+    """Segmentation: score the label maps also after each superpixel, made this way, was given one class."""
     flip: bool = False
     """Segmentation: average over each image and its mirror image."""
+
+
+def cleaned(model: System, method: str) -> System:
+    """The settings with this way of cleaning up, if one is named. `ValueError` where the model has no use for it."""
+    if not method:
+        return model
+    if "clean_up" not in model.untrained:
+        raise ValueError(f"--clean-up means nothing for a run of {model.task}; leave it out.")
+    return dataclasses.replace(model, clean_up=method)
 
 
 def main(arguments: list[str]) -> None:
@@ -140,7 +152,7 @@ def main(arguments: list[str]) -> None:
         data = recipe.data if args.data_root is None else dataclasses.replace(recipe.data, root=args.data_root)
         source = data.source(args.part, fields=recipe.model.fields)
         mesh = data_mesh(recipe.devices)
-        task = TASKS[recipe.model.task].evaluation(recipe.model, source, vocabulary)
+        task = TASKS[recipe.model.task].evaluation(cleaned(recipe.model, args.clean_up), source, vocabulary)
         model, state = restore_run(recipe, vocabulary, mesh)
         model = over_views(recipe.model.task, model, scales=args.scales, flip=args.flip)
         batches = data.evaluation(source, batch_size=recipe.eval_batch_size, part=args.part)

@@ -37,8 +37,9 @@ def main(arguments: list[str]) -> None:
                 continue
             with told(f"{name}: inspecting {part}"):
                 source = data.source(part, classes, fields=recipe.model.fields, segmentations=True)
+                buckets = data.buckets if part == "train" else data.evaluation_buckets or data.buckets
                 out = recipe.run / f"inspect_{part}.png"
-                found = inspect_source(TASKS[recipe.model.task], source, data.buckets, data.capacity, out)
+                found = inspect_source(TASKS[recipe.model.task], source, buckets, data.capacity, out)
             classes = source.classes
             print(f"{found.text()}\n")
             say(f"labelled images: {out}")

@@ -74,7 +74,7 @@ def predict(run: pathlib.Path, paths: tuple[pathlib.Path, ...], *, out: pathlib.
     predictions = task.predictions(source, vocabulary, out, **options)
     if tile is not None:
         whole = functools.partial(jax.jit(model.predict), state.variables)
-        predictions.tiles(whole, tile=tile, overlap=tile // 32 * 16)
+        predictions.tiles(whole, tile=tile, overlap=tile // 64 * 32)
     else:
         data = dataclasses.replace(recipe.data, proposals=("", "", ""))
         batches = data.evaluation(source, batch_size=recipe.eval_batch_size, proposals=boxes)

@@ -163,7 +163,7 @@ def check_same(run: pathlib.Path, recipe: Recipe, vocabulary: Vocabulary) -> Non
     before, now = _flat(to_json(old)), _flat(to_json(recipe))
     # What changes no number that is trained, beyond the rounding of sums over devices.
     free = {"run", "devices", "log_every", "checkpoint_every", "keep", "eval_every", "eval_batch_size"}
-    free |= {"data.threads", "data.workers"}
+    free |= {"data.threads", "data.workers", *(f"model.{name}" for name in recipe.model.untrained)}
     for field in sorted(before.keys() | now.keys()):
         if before.get(field) != now.get(field) and field not in free and field != "steps":
             raise ValueError(

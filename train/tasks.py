@@ -11,7 +11,8 @@ import numpy as np
 
 from configs.system import System
 from segjax.data import inspection, label_inspection
-from segjax.data.source import Source, Vocabulary
+from segjax.data.buckets import Bucket
+from segjax.data.source import LabelMapSource, Source, Vocabulary
 from segjax.evaluation.evaluator import Evaluator
 from segjax.types import Model
 from train.detection import DetectionPredictions, DetectionTask
@@ -72,6 +73,11 @@ class Task(NamedTuple):
     """A sheet of labelled images."""
 
 
+def _inspect_label_maps(source: LabelMapSource, *, buckets: Sequence[Bucket], capacity: int) -> Inspected:
+    del capacity  # of objects, of which there are none
+    return label_inspection.inspect(source, buckets=buckets)
+
+
 TASKS: dict[str, Task] = {
     "detection": Task(
         DetectionTask,
@@ -86,7 +92,7 @@ TASKS: dict[str, Task] = {
         SegmentationPredictions,
         frozenset({"scales", "flip", "tile"}),
         averaged,
-        label_inspection.inspect,
+        _inspect_label_maps,
         label_inspection.picture,
     ),
 }
