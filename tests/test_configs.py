@@ -46,6 +46,9 @@ def test_config_json_holds_a_whole_recipe(name, tmp_path):
 def test_recipes_are_sound(name, key):
     recipe = CONFIGS[name]
     assert all(side % 32 == 0 for bucket in check_buckets(recipe.data.buckets) for side in bucket)
+    if recipe.model.task == "segmentation":
+        check_segmenter(recipe, key)
+        return
     model, batch = recipe.model.build(3, tiny.JOINTS), tiny.with_everything(tiny.batch_of([([], [])]))
     variables = jax.eval_shape(model.init, key, batch)
     if recipe.model.system == "fast_rcnn":
@@ -58,6 +61,17 @@ def test_recipes_are_sound(name, key):
     assert set(losses) == {"rpn_objectness", "rpn_box", "class", "box", *(more[f] for f in recipe.model.fields)}
     rate = schedule(recipe.optim, recipe.steps)
     assert float(rate(0)) < float(rate(recipe.optim.warmup_steps)) == pytest.approx(recipe.optim.lr)
+
+
+def check_segmenter(recipe, key):
+    """It learns from label maps of as many classes as its data or its losses' weights say."""
+    assert recipe.model.fields == ("label_map",)
+    model, batch = recipe.model.build(len(recipe.data.classes) or 9), tiny.batch_of([([], [])])
+    batch = batch.replace(label_map=np.zeros(batch.images.shape[:3], np.uint8))
+    variables = jax.eval_shape(model.init, key, batch)
+    losses, after = jax.eval_shape(model.losses, variables, batch, key)
+    assert "cross_entropy" in losses and jax.tree.structure(after) == jax.tree.structure(variables)
+    assert all(value.shape == () for value in losses.values())
 
 
 def test_options_reach_nested_fields():
