@@ -11,6 +11,7 @@ import pytest
 from configs.segmenters import FCNVGG16
 from segjax.models.fcn import fcn_vgg16
 from segjax.models.heads.pixel import SkipHead
+from segjax.models.layers.upconv import bilinear_init
 from segjax.pretrained import merge
 from segjax.types import Batch, Instances
 
@@ -28,12 +29,12 @@ def batch(height=64, width=64):
 
 
 def random_like(variables):
-    """Random numbers for all variables but the kernels that upsample."""
+    """Random numbers for all variables of these shapes but the kernels that upsample."""
     rng = np.random.default_rng(1)
 
     def draw(path, x):
         if "upsample" in jax.tree_util.keystr(path):
-            return x
+            return bilinear_init(None, x.shape)
         scale = np.sqrt(2 / max(np.prod(x.shape[:-1]), 1)) if x.ndim == 4 else 0.1
         return jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32)
 
@@ -65,7 +66,7 @@ def upsampled(x, kernel):
 def test_the_head_of_fcn_8s_by_loops(rng):
     maps = [jnp.asarray(rng.normal(size=(1, 4 * 2**i, 4 * 2**i, 6 - i)), jnp.float32) for i in (2, 1, 0)]
     head = SkipHead(CLASSES, hidden=(5, 4), skip_scales=(0.5, 0.1))
-    variables = random_like(head.init(jax.random.key(0), maps))
+    variables = random_like(jax.eval_shape(head.init, jax.random.key(0), maps))
     params = variables["params"]
     third, fourth, x = (pooled(np.asarray(m[0])) for m in maps)
     for name in ("fc6", "fc7"):
@@ -97,24 +98,17 @@ def test_scores_begin_with_zeros_and_upsampling_as_interpolation():
     np.testing.assert_allclose(found[0, 31:33, 31:33], np.tile([1.0, -2, 3], (2, 2, 1)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("stride", [32, 16, 8])
+@pytest.mark.parametrize("stride", [32, 8])
 def test_nothing_is_shifted(stride):
     """A mirrored net gives mirrored logits of a mirrored image: half a pixel of shift would show."""
     network, data = dataclasses.replace(SMALL, stride=stride).build(CLASSES), batch()
     variables = random_like(jax.eval_shape(network.init, jax.random.key(0), data))
-    variables = merge(variables, {"params": upsampling(network, data)})[0]
     mirrored = jax.tree.map(lambda x: x[:, ::-1] if x.ndim == 4 else x, variables)
     predict = jax.jit(network.predict)
     found = predict(variables, data.images, data.sizes).logits
     again = predict(mirrored, data.images[:, :, ::-1], data.sizes).logits[:, :, ::-1]
     assert found.shape == (1, 64, 64, CLASSES) and found.std() > 1e-3
     np.testing.assert_allclose(found, again, atol=1e-5 * float(jnp.abs(found).max()))
-
-
-def upsampling(network, data):
-    """The initial kernels that upsample."""
-    head = jax.jit(network.init)(jax.random.key(0), data)["params"]["classifier"]
-    return {"classifier": {name: layer for name, layer in head.items() if "upsample" in name}}
 
 
 @functools.cache
@@ -130,8 +124,8 @@ KEY = jax.random.key(0)
     [(16, {"score_pool4", "upsample_to_pool4"}), (8, {"score_pool3", "upsample_to_pool3"})],
 )
 def test_a_finer_net_starts_from_a_coarser_one(finer, more):
-    coarse = jax.tree.map(lambda x: jnp.full(x.shape, 7.0), shapes(2 * finer))
-    fine = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes(finer))
+    coarse = jax.tree.map(lambda x: np.full(x.shape, 7.0), shapes(2 * finer))
+    fine = jax.tree.map(lambda x: np.zeros(x.shape), shapes(finer))
     started, unused = merge(fine, coarse)
     assert not unused
     own = {name for name, layer in started["params"]["classifier"].items() if not np.any(layer["kernel"])}
@@ -139,7 +133,7 @@ def test_a_finer_net_starts_from_a_coarser_one(finer, more):
 
 
 def test_the_last_upsampling_is_each_nets_own():
-    _, unused = merge(*(jax.tree.map(lambda x: jnp.zeros(x.shape), shapes(s, learn_last=True)) for s in (16, 32)))
+    _, unused = merge(*(jax.tree.map(lambda x: np.zeros(x.shape), shapes(s, learn_last=True)) for s in (16, 32)))
     assert list(unused) == ["params/classifier/upsample_last/kernel"]
 
 
@@ -154,7 +148,7 @@ def test_images_of_any_size(key):
 
 def test_zeros_are_no_dead_end(key):
     """The scores learn from the first step on, and from then on what is before them."""
-    network, data = dataclasses.replace(SMALL, norm="group", stride=16).build(CLASSES), batch()
+    network, data = dataclasses.replace(SMALL, width=4, stride=32).build(CLASSES), batch(32, 32)
     variables = jax.jit(network.init)(key, data)
 
     @jax.jit
@@ -167,7 +161,9 @@ def test_zeros_are_no_dead_end(key):
         loss, found = gradient(variables["params"])
         variables = {"params": jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], found)}
         losses.append((float(loss), bool(np.any(found["backbone"]["conv1_1"]["kernel"]))))
-    assert losses[0] == (pytest.approx(np.log(CLASSES)), False) and losses[1][0] < losses[0][0] and losses[1][1]
+    assert (
+        losses[0] == (pytest.approx(np.log(CLASSES), rel=1e-4), False) and losses[1][0] < losses[0][0] and losses[1][1]
+    )
 
 
 def test_hidden_layers_of_a_classifier_become_convolutions(rng):

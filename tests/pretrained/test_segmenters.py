@@ -44,14 +44,15 @@ def state_shapes(name):
     return mobilenet_shapes("backbone.") | deeplab_head(960) | fcn_head("aux_classifier", 40)
 
 
-NAMES = (
-    "fcn_resnet50",
-    "fcn_resnet101",
-    "deeplabv3_resnet50",
-    "deeplabv3_resnet101",
-    "deeplabv3_mobilenet_v3_large",
-    "lraspp_mobilenet_v3_large",
-)
+# torchvision's own counts, of its weights for 21 classes with the auxiliary head.
+PARAMETERS = {
+    "fcn_resnet50": 35_322_218,
+    "fcn_resnet101": 54_314_346,
+    "deeplabv3_resnet50": 42_004_074,
+    "deeplabv3_resnet101": 60_996_202,
+    "deeplabv3_mobilenet_v3_large": 11_029_328,
+    "lraspp_mobilenet_v3_large": 3_221_538,
+}
 
 
 def needed(name, **options):
@@ -61,13 +62,14 @@ def needed(name, **options):
     return shapes_of(jax.eval_shape(pretrained.model(name, **options).init, jax.random.key(0), batch))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_a_model_gets_every_variable_once(name):
     assert name in pretrained.names()
     shapes = state_shapes(name)
     found = shapes_of(pretrained.from_torchvision(name, zeros(shapes)))
     assert found == needed(name)
     assert len(found) == len(shapes)
+    assert sum(np.prod(shape) for path, shape in found.items() if "['params']" in path) == PARAMETERS[name]
 
 
 def test_weights_without_an_auxiliary_head():
