@@ -150,7 +150,6 @@ def test_unet_is_local_but_for_its_context(key):
     assert reached.any() and not (reached & ~within).any() and reached[12, 12]
 
 
-@pytest.mark.parametrize("name", ["unet bilinear", "segnet"])
-def test_it_learns(name):
-    _, first, last = tiny.overfit(SMALL[name], labelled(), steps=120)
+def test_it_learns():
+    _, first, last = tiny.overfit(SMALL["unet bilinear"], labelled(), steps=120)
     assert np.isfinite(last["cross_entropy"]) and last["cross_entropy"] < 0.5 * first["cross_entropy"]
