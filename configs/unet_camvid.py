@@ -5,7 +5,7 @@
 Ronneberger et al. 2015 with all of its channels and its dropout. The paper trains on cells, one large tile a step at a
 momentum of 0.99, from random weights; adapted to street scenes, convolutions are padded and followed by batch norm, a
 step sees eight whole images at a momentum of 0.9, and the weights of pixels between touching cells, which need
-instances, are left out. Others report a mean IoU of about 50 for it on CamVid. Not run here: it wants a GPU.
+instances, are left out. Not run here: it wants a GPU.
 """
 
 import dataclasses

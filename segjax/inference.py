@@ -114,7 +114,7 @@ def multi_scale(
 
     Images are resized bilinearly, each from its own size to the rounded multiple of it; the probabilities of the
     classes are brought back to the images' pixels bilinearly, and the logarithm of their mean are the new logits. The
-    six scales by default, with mirror images, are those of DeepLab (Chen et al. 2018, section 4).
+    six scales by default, with mirror images, are those of DeepLabV3 (Chen et al. 2017, section 4).
 
     Args:
         predict: (variables, images, sizes) -> `SegmentationMap`, as `Model.predict`.

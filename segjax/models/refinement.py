@@ -74,7 +74,7 @@ def refinement(
     Args:
       classes: number of classes.
       channels: of the network's convolutions, between which maps are halved.
-      kernel: their side, odd; 8 in the paper, which pads nothing.
+      kernel: their side, odd.
       iterations: how often the network is applied. It has no part in the number of parameters.
       norm: behind each convolution.
       loss: what pixels are trained by.
