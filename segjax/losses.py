@@ -2,7 +2,7 @@
 
 Those of pixels (`pixel_cross_entropy`, `pixel_focal`, `hardest_pixels`, `dice`) take the logits and the label map of a
 whole batch and give its mean. A pixel labelled `IGNORE` has no influence, and if there are no others the loss is 0 with
-zero gradient. Any other label has to be a class: one that is not gives NaN.
+zero gradient. Any other label has to be a class: one beyond the classes gives NaN.
 """
 
 import jax

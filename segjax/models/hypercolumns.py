@@ -86,9 +86,11 @@ def hypercolumns(
       The `Model`; its variables are in parts "backbone" and "classifier".
 
     Raises:
-      ValueError: a grid without cells.
+      ValueError: a grid without cells, or an even kernel.
     """
     if grid < 1:
         raise ValueError(f"grid is {grid}; it has at least one classifier along each side.")
+    if kernel % 2 == 0:
+        raise ValueError(f"kernel is {kernel}; it must be odd, so that maps keep their size.")
     head = HypercolumnHead(classes, grid, kernel, dtype)
     return segmenter(classes, backbone=backbone, heads={"classifier": head}, loss=loss, dtype=dtype)

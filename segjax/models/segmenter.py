@@ -25,7 +25,7 @@ class PixelLoss:
     kind: Literal["cross_entropy", "focal", "hardest"] = "cross_entropy"
     """hardest: the cross-entropy of the share `keep` of the pixels that have most of it."""
     class_weights: tuple[float, ...] = ()
-    """Of cross-entropy, one a class; empty: all alike."""
+    """cross_entropy, focal: one a class, of the mean over pixels; empty: all alike."""
     gamma: float = 2.0
     """focal: how fast a pixel that is right loses its weight."""
     keep: float = 0.25
@@ -36,22 +36,26 @@ class PixelLoss:
     """Factor of the same loss on the outputs of auxiliary heads."""
 
     def terms(self, logits: Float[Array, "b h w c"], labels: UInt8[Array, "b h w"]) -> Losses:
-        """The named terms, each over the labelled pixels of the batch."""
+        """The named terms, each over the labelled pixels of the batch. `ValueError` for weights that do not fit."""
+        weights = self._weights(logits.shape[-1])
         if self.kind == "focal":
-            losses = {"focal": pixel_losses.pixel_focal(logits, labels, gamma=self.gamma)}
+            losses = {"focal": pixel_losses.pixel_focal(logits, labels, gamma=self.gamma, class_weights=weights)}
         elif self.kind == "hardest":
             losses = {"cross_entropy": pixel_losses.hardest_pixels(logits, labels, keep=self.keep)}
         else:
-            weights = jnp.asarray(self._weights(logits.shape[-1]), jnp.float32) if self.class_weights else None
             losses = {"cross_entropy": pixel_losses.pixel_cross_entropy(logits, labels, class_weights=weights)}
         if self.dice:
             losses["dice"] = self.dice * pixel_losses.dice(logits, labels)
         return losses
 
-    def _weights(self, classes: int) -> tuple[float, ...]:
+    def _weights(self, classes: int) -> Float[Array, " c"] | None:
+        if not self.class_weights:
+            return None
+        if self.kind == "hardest":
+            raise ValueError("loss.class_weights means nothing to the hardest pixels; leave it out.")
         if len(self.class_weights) != classes:
             raise ValueError(f"loss.class_weights has {len(self.class_weights)} values for {classes} classes.")
-        return self.class_weights
+        return jnp.asarray(self.class_weights, jnp.float32)
 
 
 def segmenter(

@@ -1,5 +1,7 @@
 """Hypercolumns, multi-scale networks and recurrent refinement: what each promises of its arithmetic."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,6 +158,6 @@ def test_what_cannot_be_is_refused():
         multi_scale(CLASSES, scales=0)
     with pytest.raises(ValueError, match="iterations is 0; the network is applied at least once"):
         refinement(CLASSES, iterations=0)
-    for make in (multi_scale, refinement):
+    for make in (multi_scale, refinement, functools.partial(hypercolumns, backbone=VGG16())):
         with pytest.raises(ValueError, match="kernel is 4; it must be odd"):
             make(CLASSES, kernel=4)

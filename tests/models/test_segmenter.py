@@ -129,6 +129,13 @@ def test_kinds_of_losses(loss, names):
     assert abs(float(next(iter(losses.values()))) - value) > 1e-3
 
 
+def test_weights_of_classes_reach_the_focal_loss(rng):
+    logits, labels = jnp.asarray(rng.normal(size=(1, 4, 5, CLASSES)), jnp.float32), batch((4, 5)).label_map[:1]
+    found = PixelLoss("focal", class_weights=(0.0, 0.0, 1.0)).terms(logits, labels)["focal"]
+    alone = PixelLoss("focal").terms(logits, jnp.where(labels == 2, labels, jnp.uint8(IGNORE)))["focal"]
+    assert jnp.any(labels == 2) and float(found) == pytest.approx(float(alone), rel=1e-5)
+
+
 def test_images_are_padded_to_the_stride_and_logits_cut_back():
     network, variables, _ = made(stride=4)
     data = batch((7, 10))
@@ -168,6 +175,9 @@ def test_what_cannot_be_trained_is_refused():
     weighted = made(loss=PixelLoss(class_weights=(1.0, 2.0)))[0]
     with pytest.raises(ValueError, match=r"loss\.class_weights has 2 values for 3 classes"):
         weighted.losses(variables, batch(), jax.random.key(0))
+    hardest = made(loss=PixelLoss("hardest", class_weights=(1.0, 2.0, 3.0)))[0]
+    with pytest.raises(ValueError, match=r"loss\.class_weights means nothing to the hardest pixels"):
+        hardest.losses(variables, batch(), jax.random.key(0))
     wrong, variables, _ = made({"main": Linear(classes=4)})
     with pytest.raises(ValueError, match=r"the head 'main' gives \(2, 2, 3, 4\); it must give logits \[b h w 3\]"):
         wrong.predict(variables, batch().images, batch().sizes)
