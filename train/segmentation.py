@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from configs.segmenters import Segmenter
 from segjax.data.source import DataError, LabelMapSource, Source, Vocabulary
-from segjax.evaluation.evaluator import Evaluator
+from segjax.evaluation.evaluator import Evaluator, Seen
 from segjax.evaluation.segmentation_cleaned import Cleaned
 from segjax.evaluation.segmentation_evaluator import SegmentationEvaluator
-from segjax.evaluation.segmentation_maps import Seen, check_logits, file_maps
+from segjax.evaluation.segmentation_maps import check_logits, file_maps
 from segjax.evaluation.segmentation_text import segmentation_table
 from segjax.inference import PredictImages, multi_scale, tiled
 from segjax.types import Model, SegmentationMap

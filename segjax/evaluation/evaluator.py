@@ -1,8 +1,8 @@
-"""What an evaluator is, and what evaluators of detections share: class maps, coordinates, accumulation."""
+"""What an evaluator is, and what evaluators share: class maps, images seen, detections in the files' pixels."""
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -119,6 +119,38 @@ def _scaled_joints(keypoints: Array | np.ndarray, factors: np.ndarray) -> Float3
     return joints.astype(np.float32)
 
 
+class Seen:
+    """The images of a source that were evaluated. Each may come once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._samples: set[int] = set()
+
+    def add(self, samples: Int[Array | np.ndarray, "b"]) -> Int32[np.ndarray, "b"]:
+        """Notes the samples of a batch, -1 marking fillers, and returns them as NumPy array.
+
+        `ValueError` where one is not in the source, or came before: it would count twice.
+        """
+        samples = np.asarray(samples).astype(np.int32)
+        for sample in samples[samples >= 0].tolist():
+            if sample >= len(self._source):
+                raise ValueError(
+                    f"sample {sample} is not in the data set {self._source.name!r} of {len(self._source)} images; "
+                    "give the evaluator the source that the batches are made of"
+                )
+            if sample in self._samples:
+                raise ValueError(f"sample {sample} was evaluated before; mark repeated images as fillers with -1")
+            self._samples.add(sample)
+        return samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[int]:
+        """In ascending order."""
+        return iter(sorted(self._samples))
+
+
 class DetectionCollector:
     """Accumulates the valid detections of the images of `source`, mapped back to the original pixels.
 
@@ -131,17 +163,16 @@ class DetectionCollector:
     def __init__(self, source: Source, *, classes: Sequence[str]) -> None:
         check_classes(classes, source)
         self.source = source
-        self._seen: set[int] = set()
+        self._seen = Seen(source)
         self._parts: list[CollectedDetections] = []
 
     def update(
         self, samples: Int[Array | np.ndarray, "b"], sizes: Int[Array | np.ndarray, "b 2"], detections: Detections
     ) -> None:
         """Adds the detections of one batch; arguments as in `Evaluator.update`."""
-        samples = np.asarray(samples)
+        samples = self._seen.add(samples)
         kept = samples >= 0
-        samples = samples[kept].astype(np.int32)
-        self._mark_seen(samples)
+        samples = samples[kept]
         if not len(samples):
             return
         rows = jax.tree.map(lambda column: np.asarray(column)[kept], jax.device_get(detections))
@@ -162,7 +193,7 @@ class DetectionCollector:
     @property
     def seen(self) -> list[int]:
         """Indices of the images seen so far, in ascending order."""
-        return sorted(self._seen)
+        return list(self._seen)
 
     def collected(self) -> CollectedDetections:
         """Everything seen so far, in the order in which it came."""
@@ -202,17 +233,6 @@ class DetectionCollector:
             mine, info = np.flatnonzero(owners == sample), self.source.info(sample)
             encoded[mine] = encode_masks(rows.masks[mine], rows.boxes[mine], height=info.height, width=info.width)
         return encoded
-
-    def _mark_seen(self, samples: np.ndarray) -> None:
-        for sample in samples.tolist():
-            if sample >= len(self.source):
-                raise ValueError(
-                    f"sample {sample} is not in the data set {self.source.name!r} of {len(self.source)} images; "
-                    "give the evaluator the source that the batches are made of"
-                )
-            if sample in self._seen:
-                raise ValueError(f"sample {sample} was evaluated before; mark repeated images as fillers with -1")
-            self._seen.add(sample)
 
     def _check(self, owners: np.ndarray, rows: Detections) -> None:
         count = len(self.source.classes)

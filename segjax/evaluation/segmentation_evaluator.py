@@ -13,8 +13,8 @@ from segjax.data.source import LabelMapSource
 from segjax.evaluation import confusion
 from segjax.evaluation.boundary import BoundaryScores
 from segjax.evaluation.confusion import confusion_matrix
-from segjax.evaluation.evaluator import check_classes
-from segjax.evaluation.segmentation_maps import FileMaps, Seen, check_logits, file_maps, truth_maps
+from segjax.evaluation.evaluator import Seen, check_classes
+from segjax.evaluation.segmentation_maps import FileMaps, check_logits, file_maps, truth_maps
 from segjax.types import SegmentationMap
 
 
@@ -50,7 +50,7 @@ class SegmentationEvaluator:
 
     The confusion matrix grows on the device, in int32, and is added up on the host, in int64, before it can overflow;
     logits are never copied to the host. Boundaries and the pictures to keep are made on the host, of the batch before
-    the last one, so that the device need not wait.
+    the last one, so that the device need not wait; no more than two batches are held.
     """
 
     def __init__(
@@ -112,9 +112,7 @@ class SegmentationEvaluator:
         self._on_device = matrix if self._on_device is None else _add(self._on_device, matrix)
         self._pixels += truth.size
         self._waiting.append(_Batch(maps, truth, scores))
-        # With nothing to draw from the label maps the host need not look before the end.
-        if self._boundary is not None or self._extremes.count:
-            self._settle(1)
+        self._settle(1)
 
     @property
     def confusion(self) -> Int64[np.ndarray, "c c"]:

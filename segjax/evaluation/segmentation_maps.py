@@ -36,33 +36,6 @@ class FileMaps(NamedTuple):
         return maps[row, :height, :width]
 
 
-class Seen:
-    """The images of a source that were evaluated. Each may come once."""
-
-    def __init__(self, source: Source) -> None:
-        self._source, self._samples = source, set()
-
-    def add(self, samples: Int[Array | np.ndarray, "b"]) -> Int32[np.ndarray, "b"]:
-        """Notes the samples of a batch, -1 marking fillers, and returns them as NumPy array.
-
-        `ValueError` where one is not in the source, or came before: it would count twice.
-        """
-        samples = np.asarray(samples).astype(np.int32)
-        for sample in samples[samples >= 0].tolist():
-            if sample >= len(self._source):
-                raise ValueError(
-                    f"sample {sample} is not in the data set {self._source.name!r} of {len(self._source)} images; "
-                    "give the evaluator the source that the batches are made of"
-                )
-            if sample in self._samples:
-                raise ValueError(f"sample {sample} was evaluated before; mark repeated images as fillers with -1")
-            self._samples.add(sample)
-        return samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-
 def check_logits(logits: Float[Array | np.ndarray, "b h w c"], classes: Sequence[str]) -> None:
     """`ValueError` where the logits are not of as many classes as there are names."""
     if logits.shape[-1] != len(classes):
