@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.ladder_flops import count_flops
-from benchmarks.timing import Run, calls_per_sample
-from benchmarks.timing import _timed as seconds_a_call
+from benchmarks.timing import Run, calls_per_sample, seconds_a_call
 from configs.base import Recipe
 from segjax.data.buckets import Bucket
 from segjax.data.pipeline import Batches
@@ -95,7 +94,7 @@ def training(recipe: Recipe, model: Model, state: TrainState) -> Program:
     batch = jax.device_put(first_batch(batches, recipe.data.buckets[0]), shared)
     # A copy: the step is given its state for good, and inference needs these variables.
     carried = [jax.device_put(jax.tree.map(jnp.copy, state), whole)]
-    program, facts = compile_program(step._jitted, carried[0], batch)
+    program, facts = compile_program(step.jitted, carried[0], batch)
 
     def run() -> None:
         carried[0], _ = jax.block_until_ready(program(carried[0], batch))

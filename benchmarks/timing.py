@@ -54,16 +54,16 @@ def interleave(ours: Run, theirs: Run, *, repeats: int, at_least: float = 0.05, 
       warm_up: untimed calls of each before the first sample.
     """
     for _ in range(warm_up):
-        estimates = [_timed(run, 1) for run in (ours, theirs)]
+        estimates = [seconds_a_call(run, 1) for run in (ours, theirs)]
     counts = [calls_per_sample(seconds, at_least=at_least) for seconds in estimates]
     found: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats):
         for which in (0, 1) if repeat % 2 == 0 else (1, 0):
-            found[which].append(_timed((ours, theirs)[which], counts[which]))
+            found[which].append(seconds_a_call((ours, theirs)[which], counts[which]))
     return Timings(*found)
 
 
-def _timed(run: Run, calls: int) -> float:
+def seconds_a_call(run: Run, calls: int) -> float:
     """Seconds a call, by the wall clock, with Python's collector out of the way."""
     gc.collect()
     gc.disable()

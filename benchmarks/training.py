@@ -35,7 +35,7 @@ class OurStep:
         state = TrainState(jnp.int32(0), params, statistics, jax.jit(optimizer.init)(trained), None, key)
         step = make_step(network, optimizer, mesh=data_mesh(1), frozen=frozen)
         self.state, self.batch = jax.tree.map(jnp.copy, state), batch
-        compiled = Compiled(step._jitted, self.state, batch)
+        compiled = Compiled(step.jitted, self.state, batch)
         self.program, self.seconds, self.temporary_mib = compiled, compiled.seconds, compiled.temporary_mib
 
     def __call__(self) -> float:

@@ -18,7 +18,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Step:
-    """A jitted step that counts its compilations: one for each shape of batch."""
+    """A jitted step that counts its compilations: one for each shape of batch. `jitted` is the function itself."""
 
     def __init__(self, function: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], **options: Any) -> None:
         self.compilations = 0
@@ -27,11 +27,11 @@ class Step:
             self.compilations += 1  # Python runs while tracing alone
             return function(state, batch)
 
-        self._jitted = jax.jit(traced, **options)
+        self.jitted = jax.jit(traced, **options)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """(state, batch) -> (state, metrics). The state given is donated."""
-        return self._jitted(state, batch)
+        return self.jitted(state, batch)
 
 
 def data_mesh(devices: int = 0) -> Mesh:
