@@ -43,7 +43,7 @@ class Arguments:
     """Fast R-CNN: a file of proposals (`segjax.data.proposals`); its image ids are the images' paths."""
     scales: tuple[float, ...] | None = None
     """Segmentation: average over the image at these scales, such as 0.75 1 1.25."""
-    flip: bool | None = None
+    flip: bool = False
     """Segmentation: average over the image and its mirror image."""
     tile: int | None = None
     """Segmentation: predict at the image's own size in overlapping tiles of this side, a multiple of 32, instead of
@@ -84,6 +84,12 @@ def predict(run: pathlib.Path, paths: tuple[pathlib.Path, ...], *, out: pathlib.
     say(predictions.write())
 
 
+def given(args: Arguments) -> dict[str, Any]:
+    """Those of `OPTIONS` that are on the command line."""
+    values = {name: getattr(args, name) for name in OPTIONS}
+    return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
 def main(arguments: list[str]) -> None:
     """Predicts from a command line."""
     setup()
@@ -91,8 +97,7 @@ def main(arguments: list[str]) -> None:
     with one_sentence():
         if not args.images:
             raise ValueError("name at least one image or folder after the run.")
-        options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-        predict(args.run, args.images, out=args.out or args.run / "predictions", **options)
+        predict(args.run, args.images, out=args.out or args.run / "predictions", **given(args))
 
 
 if __name__ == "__main__":

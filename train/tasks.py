@@ -96,7 +96,6 @@ TASKS: dict[str, Task] = {
         label_inspection.picture,
     ),
 }
-
 """By `System.task`."""
 
 

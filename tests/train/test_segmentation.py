@@ -1,10 +1,12 @@
 """Scores of semantic segmentation told: table, report, confusion matrix, pictures of predictions."""
 
+import functools
 import json
 import re
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 from configs.segmenters import FCNVGG16
@@ -15,6 +17,7 @@ from segjax.evaluation.segmentation_text import segmentation_table
 from segjax.types import IGNORE
 from tests.evaluation.labelled import CLASSES, LabelledSource, batch_of, drawn_map, spoiled
 from tests.train.test_report import assert_balanced, assert_self_contained
+from train import predict
 from train.report_segmentation import HeatTable, write_segmentation_report
 from train.segmentation import SegmentationPredictions, SegmentationTask
 
@@ -104,6 +107,13 @@ def test_predictions_are_written_as_they_come(tmp_path, rng, source):
         shown.update(*batch_of([predicted[1]], shape=(64, 64), classes=4, samples=[1]))
     with pytest.raises(ValueError, match="logits of 3 classes, and there are 4"):
         shown.update(*batch_of([np.minimum(predicted[0], 2)], shape=(64, 64), samples=[2]))
+
+
+def test_options_of_predictions_that_are_given():
+    parse = functools.partial(tyro.cli, predict.Arguments)
+    assert predict.given(parse(args=["run", "image.png"])) == {}
+    found = predict.given(parse(args=["run", "image.png", "--flip", "--scales", "0.5", "1", "--score", "0"]))
+    assert found == {"flip": True, "scales": (0.5, 1.0), "score": 0.0}
 
 
 @pytest.mark.parametrize("clean_up", ["", "slic"])
