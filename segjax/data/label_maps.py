@@ -1,6 +1,7 @@
 """Images with a mask file each that says the class of every pixel: from lists, folders, VOC's layout, scenes."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -135,7 +136,8 @@ def from_list(
     columns = list(zip(*_pairs_of_lines(file)))
     found = [_without_prefix(folder, paths, file) for paths in columns]
     pairs = []
-    for names in dict.fromkeys(zip(*found)):
+    for names, times in Counter(zip(*found)).items():
+        _note_repeated(problems, names[0], times)
         try:
             pairs.append(Pair(names[0], *map(folder.find, names)))
         except FileFault as fault:
@@ -248,13 +250,19 @@ def from_voc(
     except (OSError, UnicodeDecodeError) as error:
         found = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
         raise DataError(f"split {split!r} cannot be read from {str(lists)!r}; there are: {found}.") from error
-    for stem in dict.fromkeys(stems):
+    for stem, times in Counter(stems).items():
+        _note_repeated(problems, stem, times)
         try:
             pairs.append(Pair(stem, _image_of(images, stem), labels.find(f"{stem}.png")))
         except FileFault as fault:
             problems.add(fault.kind, stem, f"image {stem}: {fault}", action=SKIPPED)
     name = name or f"{root.resolve().name}_{split}"
     return MaskFiles(pairs, name=name, classes=VOC_LABELS, colours=voc_colours(len(VOC_LABELS)), problems=problems)
+
+
+def _note_repeated(problems: Problems, image_id: str, times: int) -> None:
+    if times > 1:
+        problems.add("duplicate line", image_id, f"{image_id} is listed {times} times", action="read once")
 
 
 def _image_of(images: Folder, stem: str) -> str:

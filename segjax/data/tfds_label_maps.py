@@ -113,7 +113,7 @@ class TfdsLabelMaps:
         found = self._found(row)[key]
         if isinstance(found, bytes):
             return decode_file(io.BytesIO(found), where=self._called(row, key), size=self._sizes[index])
-        return np.ascontiguousarray(np.broadcast_to(found, (*found.shape[:2], 3)))
+        return np.ascontiguousarray(np.broadcast_to(np.atleast_3d(found), (*found.shape[:2], 3)))
 
     def label_map(self, index: int) -> UInt8[np.ndarray, "h w"]:
         """The classes of image `index`. `DataError` as `mask_codes.read_label_map` says."""

@@ -78,6 +78,14 @@ def test_a_list_may_be_a_single_line(camvid):
     assert [source.info(i).image_id for i in range(3)] == [f"train/{i}.png" for i in range(3)]
 
 
+def test_lines_that_are_repeated_are_read_once_and_noted(camvid):
+    root, _ = camvid
+    (root / "list.txt").write_text(2 * "train/1.png trainannot/1.png\n" + "train/0.png trainannot/0.png")
+    source = label_maps.from_list(root / "list.txt", root=root, classes=CLASSES, code=CAMVID)
+    (problem,) = source.problems
+    assert len(source) == 2 and problem.detail == "train/1.png is listed 2 times" and problem.action == "read once"
+
+
 def test_tabs_allow_spaces_in_paths(camvid):
     root, masks = camvid
     (root / "train" / "0.png").rename(root / "train" / "a street.png")

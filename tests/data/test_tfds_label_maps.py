@@ -116,6 +116,12 @@ def test_masks_may_be_arrays_of_numbers_of_any_meaning(prepared, source):
         wrong.label_map(0)
 
 
+def test_an_array_without_channels_is_a_grey_image(prepared, source):
+    options = {"image_key": "numbers", "classes": ("sky", "road")}
+    other = TfdsLabelMaps("segjax_streets", split="train", data_dir=prepared, **options)
+    np.testing.assert_array_equal(other.image(0), np.repeat(source.label_map(0)[..., None] + 7, 3, axis=2))
+
+
 def test_a_mask_of_another_size_is_left_out(prepared):
     found = TfdsLabelMaps("segjax_streets", split="train", data_dir=prepared, label_key="wide", classes=("a", "b"))
     (problem,) = found.problems
