@@ -48,5 +48,7 @@ def test_bad_data_stops_with_one_sentence(root, tmp_path):
 
 
 def test_inspect_source_is_of_use_alone(root, tmp_path):
-    found = inspect_source(TASKS["detection"], VocSource(root, split="val"), [(96, 128)], 5, tmp_path / "new" / "sheet.png")
+    found = inspect_source(
+        TASKS["detection"], VocSource(root, split="val"), [(96, 128)], 5, tmp_path / "new" / "sheet.png"
+    )
     assert found.labels.tolist() == [0] and (tmp_path / "new" / "sheet.png").exists()
