@@ -2,7 +2,7 @@
 
     python -m train deeplabv3_scenes
 
-Chen et al. 2017 in torchvision's form with its auxiliary loss, of half width and with group norm.
+Chen et al. 2017 in torchvision's form with its auxiliary loss, of half width.
 """
 
 import dataclasses
@@ -14,12 +14,13 @@ RECIPE = dataclasses.replace(
     FCN,
     model=DeepLabV3(
         depth=18,
-        norm="group",
+        norm="batch",
         width=32,
-        head_norm="group",
+        head_norm="batch",
         # The map has 16 x 20 cells; an object covers 3 to 14 of them.
         rates=(2, 4, 8),
         channels=64,
         dropout=(0.1, 0.1),
+        loss=FCN.model.loss,
     ),
 )

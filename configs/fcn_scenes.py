@@ -2,19 +2,21 @@
 
     python -m train fcn_scenes
 
-Long et al. 2015, with a quarter of the channels, hidden layers of 128 and group norm, all trained at once.
+Long et al. 2015, with a quarter of the channels, hidden layers of 128 and batch norm, all trained at once.
 """
 
 from configs.base import Optim, Recipe
 from configs.data import Data
 from configs.segmenters import FCNVGG16
+from segjax.models.segmenter import PixelLoss
 
 RECIPE = Recipe(
-    # Group norm learns from the first steps on at eight images a step; the statistics of batch norm lag behind.
-    model=FCNVGG16(width=16, norm="group", hidden=(128, 128), dropout=0.1),
+    # Four fifths of the pixels are background: what overlap alone counts, Dice does too. Group norm would take twice
+    # as long a step on a CPU.
+    model=FCNVGG16(width=16, norm="batch", hidden=(128, 128), dropout=0.1, loss=PixelLoss(dice=1.0)),
     data=Data(buckets=((128, 160), (160, 128)), flip=0.5),
     optim=Optim(name="adamw", lr=3e-3, weight_decay=0.05, schedule="cosine", warmup_steps=50, clip_norm=10.0),
-    steps=1000,
+    steps=1200,
     batch_size=8,
     eval_batch_size=8,
     log_every=20,

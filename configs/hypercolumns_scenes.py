@@ -11,4 +11,4 @@ import dataclasses
 from configs.historic_segmenters import Hypercolumns
 from configs.unet_scenes import RECIPE as SCENES
 
-RECIPE = dataclasses.replace(SCENES, model=Hypercolumns(width=16, norm="batch", grid=2))
+RECIPE = dataclasses.replace(SCENES, model=Hypercolumns(width=16, norm="batch", grid=2, loss=SCENES.model.loss))

@@ -10,4 +10,4 @@ import dataclasses
 from configs.fcn_scenes import RECIPE as FCN
 from configs.segmenters import LRASPP
 
-RECIPE = dataclasses.replace(FCN, model=LRASPP(norm="group", width=0.5, channels=64, head_norm="group"))
+RECIPE = dataclasses.replace(FCN, model=LRASPP(width=0.5, channels=64, loss=FCN.model.loss))
