@@ -28,7 +28,8 @@ class Optim:
     clip_norm: float | None = None
     """Largest global norm of the gradient."""
     accumulate: int = 1
-    """Equal parts into which a batch is cut, their gradients averaged: the same step in less memory."""
+    """Equal parts into which a batch is cut, their gradients averaged: about the same step in less memory. Batch norm,
+    and means over what is labelled, are taken over each part."""
     ema_decay: float | None = None
     """Decay of the moving average of the parameters; evaluation and the final model then use the average."""
     freeze: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torchvision
 
+from benchmarks.detector_cases import LOSSES
 from benchmarks.random_weights import randomize_detector
 from segjax.models.heads.roi import SamplingSettings
 from segjax.models.heads.rpn import RPNSettings
@@ -36,14 +37,6 @@ OBJECTNESS = {"fasterrcnn_mobilenet_v3_large_fpn": -5.0, "fasterrcnn_mobilenet_v
 """Mean of the logits of the anchors where a score threshold is to leave some out; 0 for the others."""
 ONE_CLASS = ("keypointrcnn_resnet50_fpn",)
 TINY = 1e-6
-LOSSES = {
-    "rpn_objectness": "loss_objectness",
-    "rpn_box": "loss_rpn_box_reg",
-    "class": "loss_classifier",
-    "box": "loss_box_reg",
-    "mask": "loss_mask",
-    "keypoint": "loss_keypoint",
-}
 
 
 class Pair(NamedTuple):
