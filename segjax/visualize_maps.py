@@ -25,8 +25,13 @@ BACKGROUNDS = ("background", "__background__", "_background_")
 def map_colours(
     classes: Sequence[str], colours: Sequence[tuple[int, int, int]] | None = None
 ) -> UInt8[np.ndarray, "n 3"]:
-    """RGB of each class: the data set's own colours where it states them, else ours, black for a background."""
+    """RGB of each class: the data set's own colours where it states them, else ours, black for a background.
+
+    `ValueError` where there are not as many colours as classes.
+    """
     if colours is not None:
+        if len(colours) != len(classes):
+            raise ValueError(f"there are {len(colours)} colours for {len(classes)} classes; give each class its own.")
         return np.array(colours, np.uint8).reshape(-1, 3)
     if not has_background(classes):
         return class_colours(len(classes))

@@ -25,6 +25,8 @@ def test_colours_are_the_data_sets_or_ours_with_a_black_background():
     np.testing.assert_array_equal(map_colours(NAMES), [[0, 0, 0], *class_colours(2)])
     np.testing.assert_array_equal(map_colours(("sky", "road")), class_colours(2))
     np.testing.assert_array_equal(map_colours(("sky", "road"), ((1, 2, 3), (4, 5, 6))), [[1, 2, 3], [4, 5, 6]])
+    with pytest.raises(ValueError, match="there are 1 colours for 2 classes"):
+        map_colours(("sky", "road"), ((1, 2, 3),))
     drawn = draw_segmentation(None, maps()[1], NAMES[:2], background=False, colours=np.uint8([[9, 8, 7], [3, 2, 1]]))
     assert (drawn[0, 0] == (9, 8, 7)).all() and (drawn[0, 35] == (3, 2, 1)).all()
 

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from segjax.models.layers.conv import Conv
-from segjax.models.layers.plain import classifier_init
+from segjax.models.layers.plain import check_odd, classifier_init
 from segjax.models.segmenter import PixelLoss, segmenter
 from segjax.ops import resample
 from segjax.types import Model
@@ -90,7 +90,6 @@ def hypercolumns(
     """
     if grid < 1:
         raise ValueError(f"grid is {grid}; it has at least one classifier along each side.")
-    if kernel % 2 == 0:
-        raise ValueError(f"kernel is {kernel}; it must be odd, so that maps keep their size.")
+    check_odd(kernel)
     head = HypercolumnHead(classes, grid, kernel, dtype)
     return segmenter(classes, backbone=backbone, heads={"classifier": head}, loss=loss, dtype=dtype)

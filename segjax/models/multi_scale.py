@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from segjax.models.layers.conv import Conv
 from segjax.models.layers.norms import NormName
 from segjax.models.layers.padding import Padded, crop_to_image, pad_to_multiple
-from segjax.models.layers.plain import ConvNormReLU, PlainNet, classifier_init
+from segjax.models.layers.plain import ConvNormReLU, PlainNet, check_odd, classifier_init
 from segjax.models.segmenter import PixelLoss, segmenter
 from segjax.ops import resample
 from segjax.types import Model
@@ -113,8 +113,7 @@ def multi_scale(
     """
     if scales < 1:
         raise ValueError(f"scales is {scales}; there is at least one, the image itself.")
-    if kernel % 2 == 0:
-        raise ValueError(f"kernel is {kernel}; it must be odd, so that maps keep their size.")
+    check_odd(kernel)
     network = PlainNet(tuple(channels), kernel, norm, dtype)
     return segmenter(
         classes,

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from segjax.models.layers.conv import Conv
 from segjax.models.layers.norms import NormName
 from segjax.models.layers.padding import Padded, crop_to_image, pad_to_multiple
-from segjax.models.layers.plain import PlainNet, classifier_init
+from segjax.models.layers.plain import PlainNet, check_odd, classifier_init
 from segjax.models.segmenter import PixelLoss, segmenter
 from segjax.ops import resample
 from segjax.types import Model
@@ -89,8 +89,7 @@ def refinement(
     """
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}; the network is applied at least once.")
-    if kernel % 2 == 0:
-        raise ValueError(f"kernel is {kernel}; it must be odd, so that maps keep their size.")
+    check_odd(kernel)
     network = PlainNet(tuple(channels), kernel, norm, dtype)
     return segmenter(
         classes,

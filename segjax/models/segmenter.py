@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, UInt8
+from numpy import ndarray
 
 from segjax import losses as pixel_losses
 from segjax.models.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
@@ -112,15 +113,12 @@ def segmenter(
         return variables
 
     def losses(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Losses, Variables]:
-        if batch.label_map is None:
-            raise ValueError(
-                "this model learns from label maps, and the batch has none: ask for fields=('label_map',)."
-            )
+        labels = label_map_of(batch)
         features, variables = parts.train(key, variables, "backbone", prepare(batch.images, batch.sizes))
         total: Losses = {}
         for name in heads:
             output, variables = parts.train(key, variables, name, features)
-            terms = _head_terms(name, output, batch.label_map, loss=loss, classes=classes, stride=stride)
+            terms = _head_terms(name, output, labels, loss=loss, classes=classes, stride=stride)
             if name != main:
                 terms = {_auxiliary(name, term): loss.further * value for term, value in terms.items()}
             total |= terms
@@ -134,6 +132,13 @@ def segmenter(
         return SegmentationMap(to_image(last, images.shape[1:3], stride=stride))
 
     return Model(init, losses, predict)
+
+
+def label_map_of(batch: Batch) -> UInt8[Array | ndarray, "b h w"]:
+    """The label maps of a batch. `ValueError` where it has none."""
+    if batch.label_map is None:
+        raise ValueError("this model learns from label maps, and the batch has none: ask for fields=('label_map',).")
+    return batch.label_map
 
 
 def to_image(logits: Logits, size: Sequence[int], *, stride: int = 1) -> Float[Array, "b h w c"]:

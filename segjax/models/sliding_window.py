@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from segjax.models.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
 from segjax.models.layers.plain import classifier_init, he
 from segjax.models.parts import Parts
-from segjax.models.segmenter import PixelLoss, to_image
+from segjax.models.segmenter import PixelLoss, label_map_of, to_image
 from segjax.types import IGNORE, Batch, Losses, Model, SegmentationMap, Variables
 
 zeros = nn.initializers.zeros_init()
@@ -220,11 +220,7 @@ def sliding_window(
         return parts.init(key, {}, "patch", jnp.zeros((1, patch, patch, 3), dtype))[1]
 
     def losses(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Losses, Variables]:
-        if batch.label_map is None:
-            raise ValueError(
-                "this model learns from label maps, and the batch has none: ask for fields=('label_map',)."
-            )
-        x, labels = prepare(batch.images, batch.sizes), jnp.asarray(batch.label_map)
+        x, labels = prepare(batch.images, batch.sizes), jnp.asarray(label_map_of(batch))
         draw = functools.partial(sample_pixels, count=samples, balanced=balanced, classes=classes)
         pixels = jax.vmap(draw)(jax.random.split(key, len(labels)), labels)
         image = jnp.broadcast_to(jnp.arange(len(labels))[:, None, None], (*pixels.shape[:2], 1))

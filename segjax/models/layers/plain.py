@@ -17,6 +17,12 @@ classifier_init = nn.initializers.normal(0.01)
 """Of last layers: at first all classes are about as probable."""
 
 
+def check_odd(kernel: int) -> None:
+    """`ValueError` where the side of a kernel is even: maps would neither keep their size nor lie over each other."""
+    if kernel % 2 == 0:
+        raise ValueError(f"kernel is {kernel}; it must be odd, so that maps keep their size.")
+
+
 class ConvNormReLU(nn.Module):
     """A convolution, a norm in place of its bias where one is asked for, a rectifier."""
 
