@@ -3,15 +3,16 @@
     python -m train deeplabv3_voc --data.root /data/VOCdevkit/VOC2012 --start.weights resnet101.pth
 
 Chen et al. 2017, section 4.1: stride 16 in training, scales from 0.5 to 2, 10 582 images with the annotations of
-Hariharan et al. 2011, which ImageSets/Segmentation/trainaug.txt is to list. The paper reports 77.2 mIoU on val, with
-dilations that differ within the last stage, which this has not, and lowers the rate by a power of 0.9 where this
-follows a cosine. Not run here: it wants a GPU for a day and the ImageNet weights of torchvision's ResNet-101.
+Hariharan et al. 2011: ImageSets/Segmentation/trainaug.txt is to list them, and the folder SegmentationClassAug to hold
+the masks of all of them, PNG files of ids like VOC's own. The paper reports 77.2 mIoU on val, with dilations that
+differ within the last stage, which this has not, and lowers the rate by a power of 0.9 where this follows a cosine. Not
+run here: it wants a GPU for a day and the ImageNet weights of torchvision's ResNet-101.
 """
 
 import pathlib
 
 from configs.base import Optim, Recipe, Start
-from configs.data import Data
+from configs.data import Data, Masks
 from configs.segmenters import DeepLabV3
 
 RECIPE = Recipe(
@@ -21,6 +22,7 @@ RECIPE = Recipe(
         root=pathlib.Path("data/VOCdevkit/VOC2012"),
         train="trainaug",
         val="val",
+        masks=Masks(folders=("SegmentationClassAug", "", "")),
         buckets=((512, 512),),
         scales=(0.5, 2.0),
         threads=8,
