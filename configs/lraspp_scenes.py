@@ -2,7 +2,7 @@
 
     python -m train lraspp_scenes
 
-Howard et al. 2019 in torchvision's form, of half width and with group norm.
+Howard et al. 2019 in torchvision's form, of half width.
 """
 
 import dataclasses

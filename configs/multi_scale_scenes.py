@@ -15,5 +15,4 @@ RECIPE = dataclasses.replace(
     model=MultiScale(channels=(16, 32, 64), kernel=5, hidden=(128,), loss=SCENES.model.loss, clean_up="felzenszwalb"),
     # Without norms the rate of the others is too high.
     optim=dataclasses.replace(SCENES.optim, lr=1e-3),
-    steps=1500,
 )
