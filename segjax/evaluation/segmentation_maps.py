@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
-from segjax.data.source import LabelMapSource, Source
+from segjax.data.source import DataError, LabelMapSource, Source
 from segjax.ops import letterbox
 from segjax.types import IGNORE
 
@@ -94,10 +94,21 @@ def _argmax(
 def truth_maps(
     source: LabelMapSource, samples: Int32[np.ndarray, "b"], canvas: tuple[int, int]
 ) -> UInt8[np.ndarray, "b h w"]:
-    """The true label maps of a batch at the top left of a canvas, `IGNORE` beyond them and of fillers."""
+    """The true label maps of a batch at the top left of a canvas, `IGNORE` beyond them and of fillers.
+
+    One that cannot be used is `IGNORE` all over, so that its image does not count, and noted in `source.problems`.
+    """
     maps = np.full((len(samples), *canvas), IGNORE, np.uint8)
     for row, sample in zip(maps, samples.tolist()):
-        if sample >= 0:
-            label_map = source.label_map(sample)
+        if sample >= 0 and (label_map := _usable(source, sample)) is not None:
             row[: label_map.shape[0], : label_map.shape[1]] = label_map
     return maps
+
+
+def _usable(source: LabelMapSource, sample: int) -> UInt8[np.ndarray, "h w"] | None:
+    try:
+        return source.label_map(sample)
+    except DataError as error:
+        kind = getattr(error, "kind", "undecodable label map")
+        source.problems.add(kind, source.info(sample).image_id, str(error), action="not scored")
+        return None

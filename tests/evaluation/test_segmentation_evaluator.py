@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sklearn import metrics
 
+from segjax.data.source import DataError
 from segjax.evaluation import confusion, segmentation_maps
 from segjax.evaluation.boundary import boundary_f
 from segjax.evaluation.segmentation_evaluator import SegmentationEvaluator
@@ -178,6 +179,24 @@ def test_absent_classes_and_no_images_give_nan():
     results = scores.compute()
     assert results["mIoU"] == results["IoU/background"] == results["class_accuracy"] == 1
     assert np.isnan([results["IoU/disc"], results["accuracy/disc"], results["boundary_F"]]).all()
+
+
+def test_an_unusable_label_map_is_noted_and_not_scored(source, predicted, monkeypatch):
+    whole = evaluator(source, keep=0)
+    rows = [0, 2]
+    whole.update(*batch_of([predicted[i] for i in rows], shape=(64, 64), samples=rows))
+
+    def label_map(index, read=source.label_map):
+        if index == 1:
+            raise DataError("folder/im1.png has the ids 9 (12 pixels), which are no classes.")
+        return read(index)
+
+    monkeypatch.setattr(source, "label_map", label_map)
+    found = evaluator(source, keep=0)
+    found.update(*batch_of(predicted[:3], shape=(64, 64)))
+    chex.assert_trees_all_equal(found.compute(), whole.compute())
+    assert source.problems.counts() == {"undecodable label map (not scored)": 1}
+    assert "ids 9" in source.problems.summary() and source.problems.summary().count("im1") == 1
 
 
 def test_what_cannot_be_scored_is_refused(source, predicted):
