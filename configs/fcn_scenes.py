@@ -16,7 +16,7 @@ RECIPE = Recipe(
     model=FCNVGG16(width=16, norm="batch", hidden=(128, 128), dropout=0.1, loss=PixelLoss(dice=1.0)),
     data=Data(buckets=((128, 160), (160, 128)), flip=0.5),
     optim=Optim(name="adamw", lr=3e-3, weight_decay=0.05, schedule="cosine", warmup_steps=50, clip_norm=10.0),
-    steps=1000,
+    steps=1500,
     batch_size=4,
     eval_batch_size=8,
     log_every=20,

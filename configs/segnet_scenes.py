@@ -11,4 +11,4 @@ import dataclasses
 from configs.historic_segmenters import SegNet
 from configs.unet_scenes import RECIPE as SCENES
 
-RECIPE = dataclasses.replace(SCENES, model=SegNet(width=16, loss=SCENES.model.loss))
+RECIPE = dataclasses.replace(SCENES, model=SegNet(width=8, loss=SCENES.model.loss))
