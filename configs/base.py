@@ -6,7 +6,7 @@ from typing import Literal
 
 from configs.data import Data as Data
 from configs.data import Part as Part
-from configs.models import FasterRCNN
+from configs.detectors import FasterRCNN
 from configs.system import System
 
 

@@ -11,8 +11,8 @@ describes the file; `python -m train.propose` writes one from a region proposal 
 import dataclasses
 
 from configs.base import Optim, Start
+from configs.detectors import VGG16RCNN
 from configs.faster_rcnn_coco import RECIPE as FASTER
-from configs.models import VGG16RCNN
 from segjax.data.buckets import buckets_for
 from segjax.models.fast_rcnn import PAPER
 

@@ -12,8 +12,8 @@ the width with group norm, since it starts from random weights.
 
 import dataclasses
 
+from configs.detectors import VGG16RCNN
 from configs.faster_rcnn_scenes import RECIPE as SCENES
-from configs.models import VGG16RCNN
 from segjax.models.heads.roi import PoolSettings, SamplingSettings
 
 RECIPE = dataclasses.replace(

@@ -8,8 +8,8 @@ Not run here: it wants a GPU for a day and the ImageNet weights of torchvision's
 
 import dataclasses
 
+from configs.detectors import ONE_MAP, SingleMapRCNN
 from configs.faster_rcnn_coco import RECIPE as FASTER
-from configs.models import ONE_MAP, SingleMapRCNN
 
 RECIPE = dataclasses.replace(
     FASTER,

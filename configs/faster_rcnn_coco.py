@@ -9,7 +9,7 @@ it wants a GPU for a day and the ImageNet weights of torchvision's ResNet-50.
 import pathlib
 
 from configs.base import Data, Optim, Recipe, Start
-from configs.models import FasterRCNN
+from configs.detectors import FasterRCNN
 from segjax.data.buckets import buckets_for
 
 RECIPE = Recipe(

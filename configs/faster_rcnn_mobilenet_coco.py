@@ -8,8 +8,8 @@ wants a GPU for a day and the ImageNet weights of torchvision's MobileNetV3-Larg
 
 import dataclasses
 
+from configs.detectors import MobileNetRCNN
 from configs.faster_rcnn_coco import RECIPE as FASTER
-from configs.models import MobileNetRCNN
 
 RECIPE = dataclasses.replace(
     FASTER,

@@ -7,7 +7,7 @@ Ren et al. 2016 with Lin et al. 2017; a ResNet of half width with group norm, si
 """
 
 from configs.base import Data, Optim, Recipe
-from configs.models import FasterRCNN
+from configs.detectors import FasterRCNN
 from segjax.models.heads.box import BoxSettings
 from segjax.models.heads.roi import PoolSettings, SamplingSettings
 from segjax.models.heads.rpn import RPNSettings

@@ -8,8 +8,8 @@ theirs; the schedule, 100 epochs at 1024 pixels, is of the paper's kind. Not run
 
 import dataclasses
 
+from configs.detectors import FasterRCNN
 from configs.faster_rcnn_coco import RECIPE as FASTER
-from configs.models import FasterRCNN
 
 EPOCH = 117_266 // 64
 RECIPE = dataclasses.replace(

@@ -9,8 +9,8 @@ four steps. Not run here: it wants a GPU for a day and the ImageNet weights of t
 import dataclasses
 
 from configs.base import Optim
+from configs.detectors import VGG16RCNN
 from configs.fast_rcnn_coco import RECIPE as FAST
-from configs.models import VGG16RCNN
 from segjax.models.heads.roi import SamplingSettings
 from segjax.models.heads.rpn import RPNSettings
 

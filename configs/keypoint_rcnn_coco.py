@@ -8,8 +8,8 @@ here: it wants a GPU for a day and the ImageNet weights of torchvision's ResNet-
 
 import dataclasses
 
+from configs.detectors import KeypointRCNN
 from configs.faster_rcnn_coco import RECIPE as FASTER
-from configs.models import KeypointRCNN
 
 EPOCH = 64_115 // 16
 """Of the images of train2017, 64 115 show persons; torchvision trains on these, and so does a file of them alone."""

@@ -8,8 +8,8 @@
 
 import dataclasses
 
+from configs.detectors import KeypointRCNN
 from configs.faster_rcnn_scenes import RECIPE as SCENES
-from configs.models import KeypointRCNN
 from segjax.models.heads.roi import PoolSettings
 
 RECIPE = dataclasses.replace(

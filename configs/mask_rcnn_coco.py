@@ -8,7 +8,7 @@ GPU for a day and the ImageNet weights of torchvision's ResNet-50.
 
 import dataclasses
 
+from configs.detectors import MaskRCNN
 from configs.faster_rcnn_coco import RECIPE as FASTER
-from configs.models import MaskRCNN
 
 RECIPE = dataclasses.replace(FASTER, model=MaskRCNN(dtype="bfloat16"))

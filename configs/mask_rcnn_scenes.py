@@ -8,8 +8,8 @@ He et al. 2017, with half as many mask convolutions of an eighth of the channels
 
 import dataclasses
 
+from configs.detectors import MaskRCNN
 from configs.faster_rcnn_scenes import RECIPE as SCENES
-from configs.models import MaskRCNN
 from segjax.models.heads.roi import PoolSettings
 
 RECIPE = dataclasses.replace(

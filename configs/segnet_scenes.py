@@ -2,7 +2,7 @@
 
     python -m train segnet_scenes
 
-About five minutes. Badrinarayanan et al. 2017 with a quarter of the channels; with the options
+About five minutes. Badrinarayanan et al. 2017 with an eighth of the channels; with the options
 `--model.form deconvnet --model.hidden 128` it has the decoder of Noh et al. 2015.
 """
 

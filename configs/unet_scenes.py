@@ -2,7 +2,8 @@
 
     python -m train unet_scenes
 
-About five minutes. Ronneberger et al. 2015 with an eighth of the channels and one level more, and batch norm to learn in so few steps.
+About five minutes. Ronneberger et al. 2015 with an eighth of the channels, one level more, and batch norm to
+learn in so few steps.
 """
 
 from configs.base import Data, Optim, Recipe

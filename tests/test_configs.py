@@ -11,7 +11,7 @@ import pytest
 
 from configs import CONFIGS
 from configs.base import Data, Optim, Recipe, Start
-from configs.models import MaskRCNN, SingleMapRCNN
+from configs.detectors import MaskRCNN, SingleMapRCNN
 from segjax.data.buckets import check_buckets
 from segjax.data.source import KeypointNames, Vocabulary
 from segjax.models.layers.resnet import ResNet
@@ -145,7 +145,7 @@ OWN = '''
 """A recipe in a file of its own."""
 import dataclasses
 from configs.base import Recipe
-from configs.models import FasterRCNN
+from configs.detectors import FasterRCNN
 
 @dataclasses.dataclass(frozen=True)
 class Own(FasterRCNN):

@@ -11,7 +11,7 @@ import optax
 from PIL import Image
 
 from configs.base import Data, Optim, Recipe
-from configs.models import FasterRCNN, KeypointRCNN, MaskRCNN
+from configs.detectors import FasterRCNN, KeypointRCNN, MaskRCNN
 from segjax.models.heads.box import BoxSettings
 from segjax.models.heads.roi import PoolSettings, SamplingSettings
 from segjax.models.heads.rpn import RPNSettings

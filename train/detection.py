@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from configs.models import Detector
+from configs.detectors import Detector
 from segjax.data.source import Source, Vocabulary
 from segjax.evaluation.detection_evaluator import DetectionEvaluator
 from segjax.evaluation.evaluator import CollectedDetections, DetectionCollector

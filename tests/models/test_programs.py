@@ -7,7 +7,7 @@ import jax.export
 import jax.numpy as jnp
 import pytest
 
-from configs.models import FasterRCNN
+from configs.detectors import FasterRCNN
 from tests import tiny
 from tests.models.test_faster_rcnn import overlap
 
