@@ -148,6 +148,12 @@ def _cut(x: Array, places: Int[Array, "n 3"], patch: int) -> Float[Array, "n pat
     return jax.vmap(one)(places)
 
 
+def _cut_one(image: Array, corners: Int[Array, "n 2"], patch: int) -> Float[Array, "n patch patch c"]:
+    """Patches of one image by (row, column) of their corners."""
+    shape = (patch, patch, image.shape[-1])
+    return jax.vmap(lambda at: jax.lax.dynamic_slice(image, (at[0], at[1], jnp.zeros((), at.dtype)), shape))(corners)
+
+
 def sample_pixels(
     key: Key[Array, ""], labels: UInt8[Array, "h w"], *, count: int, balanced: bool, classes: int
 ) -> Int[Array, "count 2"]:
@@ -223,11 +229,11 @@ def sliding_window(
         x, labels = prepare(batch.images, batch.sizes), jnp.asarray(label_map_of(batch))
         draw = functools.partial(sample_pixels, count=samples, balanced=balanced, classes=classes)
         pixels = jax.vmap(draw)(jax.random.split(key, len(labels)), labels)
-        image = jnp.broadcast_to(jnp.arange(len(labels))[:, None, None], (*pixels.shape[:2], 1))
-        # With the padding of stride 1, the patch around a pixel begins where the pixel is.
-        places = jnp.concatenate([image, pixels], axis=-1).reshape(-1, 3)
-        logits, variables = parts.train(key, variables, "patch", _cut(_padded(x, patch, 1), places, patch))
-        middle = labels[places[:, 0], places[:, 1], places[:, 2]]
+        # With the padding of stride 1, the patch around a pixel begins where the pixel is. Each image's own are cut by
+        # itself, so that images shared out over devices stay where they are.
+        patches = jax.vmap(functools.partial(_cut_one, patch=patch))(_padded(x, patch, 1), pixels)
+        logits, variables = parts.train(key, variables, "patch", patches.reshape(-1, *patches.shape[2:]))
+        middle = jax.vmap(lambda of_image, at: of_image[at[:, 0], at[:, 1]])(labels, pixels)
         of_images = (len(labels), samples, 1)
         return loss.terms(logits.reshape(*of_images, classes), middle.reshape(of_images)), variables
 
