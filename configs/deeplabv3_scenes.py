@@ -17,8 +17,7 @@ RECIPE = dataclasses.replace(
         norm="batch",
         width=32,
         head_norm="batch",
-        # The map has stride 16, 8 x 10 cells; an object covers 2 to 7 of them.
-        dilate_last=1,
+        # The map has 8 x 10 cells; an object covers 2 to 7 of them.
         rates=(2, 4, 6),
         channels=64,
         dropout=(0.1, 0.1),

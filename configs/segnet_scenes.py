@@ -2,7 +2,7 @@
 
     python -m train segnet_scenes
 
-About five minutes. Badrinarayanan et al. 2017 with an eighth of the channels; with the options
+About five minutes. Badrinarayanan et al. 2017 with a fifth of the channels; with the options
 `--model.form deconvnet --model.hidden 128` it has the decoder of Noh et al. 2015.
 """
 
@@ -11,4 +11,4 @@ import dataclasses
 from configs.historic_segmenters import SegNet
 from configs.unet_scenes import RECIPE as SCENES
 
-RECIPE = dataclasses.replace(SCENES, model=SegNet(width=8, loss=SCENES.model.loss))
+RECIPE = dataclasses.replace(SCENES, model=SegNet(width=12, loss=SCENES.model.loss))

@@ -13,7 +13,7 @@ from configs.unet_scenes import RECIPE as SCENES
 
 RECIPE = dataclasses.replace(
     SCENES,
-    model=SlidingWindow(),
+    model=SlidingWindow(stride=2),
     # Without norms the rate of the others is too high.
     optim=dataclasses.replace(SCENES.optim, lr=1e-3),
 )

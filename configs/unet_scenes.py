@@ -2,8 +2,7 @@
 
     python -m train unet_scenes
 
-About five minutes. Ronneberger et al. 2015 with an eighth of the channels, one level more, and batch norm to
-learn in so few steps.
+About five minutes. Ronneberger et al. 2015 with a fifth of the channels, and batch norm to learn in so few steps.
 """
 
 from configs.base import Data, Optim, Recipe
@@ -11,11 +10,13 @@ from configs.historic_segmenters import UNet
 from segjax.models.segmenter import PixelLoss
 
 RECIPE = Recipe(
-    model=UNet(width=8, levels=5, norm="batch", dropout=0.0, loss=PixelLoss(dice=1.0)),
-    data=Data(buckets=((128, 160), (160, 128)), flip=0.5),
+    model=UNet(width=12, norm="batch", dropout=0.0, loss=PixelLoss(dice=1.0)),
+    # Half the size of the files: four times the images in the same minutes, and it is images that it takes to tell
+    # shapes apart. Scores are of the pixels of the files nevertheless.
+    data=Data(buckets=((64, 80), (80, 64)), flip=0.5),
     optim=Optim(name="adamw", lr=3e-3, weight_decay=0.05, schedule="cosine", warmup_steps=50, clip_norm=10.0),
-    steps=1500,
-    batch_size=4,
+    steps=1200,
+    batch_size=8,
     eval_batch_size=8,
     log_every=20,
     checkpoint_every=200,
