@@ -74,7 +74,7 @@ class Data:
     masks: Masks = Masks()
     tfds: Tfds = Tfds()
     buckets: tuple[tuple[int, int], ...] = ((128, 160), (160, 128))
-    """(height, width) of the batches' images in pixels, multiples of 32. One compilation each."""
+    """(height, width) of the batches' images in pixels; for detectors multiples of 32. One compilation each."""
     evaluation_buckets: tuple[tuple[int, int], ...] = ()
     """The same for evaluation, where training is on smaller crops; `buckets` where empty."""
     agnostic: bool = False

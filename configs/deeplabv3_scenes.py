@@ -7,11 +7,11 @@ Chen et al. 2017 in torchvision's form with its auxiliary loss, of half width.
 
 import dataclasses
 
-from configs.fcn_scenes import RECIPE as FCN
 from configs.segmenters import DeepLabV3
+from configs.unet_scenes import RECIPE as SCENES
 
 RECIPE = dataclasses.replace(
-    FCN,
+    SCENES,
     model=DeepLabV3(
         depth=18,
         norm="batch",
@@ -21,6 +21,6 @@ RECIPE = dataclasses.replace(
         rates=(2, 4, 6),
         channels=64,
         dropout=(0.1, 0.1),
-        loss=FCN.model.loss,
+        loss=SCENES.model.loss,
     ),
 )

@@ -7,7 +7,7 @@ Howard et al. 2019 in torchvision's form, of half width.
 
 import dataclasses
 
-from configs.fcn_scenes import RECIPE as FCN
 from configs.segmenters import LRASPP
+from configs.unet_scenes import RECIPE as SCENES
 
-RECIPE = dataclasses.replace(FCN, model=LRASPP(width=0.5, channels=64, loss=FCN.model.loss))
+RECIPE = dataclasses.replace(SCENES, model=LRASPP(width=0.5, channels=64, loss=SCENES.model.loss))
