@@ -2,8 +2,9 @@
 
     python -m train hypercolumns_scenes
 
-About five minutes. Hariharan et al. 2015 with a quarter of the channels, batch norm, and 2 x 2 places with classifiers
-of their own: objects of scenes are alike everywhere, so that more places would only thin out what each learns from.
+Not trained to its end yet. Hariharan et al. 2015 with a quarter of the channels, batch norm, and 2 x 2 places with
+classifiers of their own: objects of scenes are alike everywhere, so that more places would only thin out what each
+learns from.
 """
 
 import dataclasses

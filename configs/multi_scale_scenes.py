@@ -2,7 +2,8 @@
 
     python -m train multi_scale_scenes
 
-About five minutes. Farabet et al. 2013 with smaller layers. Superpixels can tidy up its predictions in evaluation.
+About three minutes beside other programs; mIoU 0.228, and 0.239 after superpixels have tidied up, on 200 held-out
+images. Farabet et al. 2013 with smaller layers.
 """
 
 import dataclasses

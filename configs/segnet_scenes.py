@@ -2,8 +2,8 @@
 
     python -m train segnet_scenes
 
-About five minutes. Badrinarayanan et al. 2017 with a fifth of the channels; with the options
-`--model.form deconvnet --model.hidden 128` it has the decoder of Noh et al. 2015.
+Not trained to its end yet. Badrinarayanan et al. 2017 with a fifth of the channels; with the options `--model.form
+deconvnet --model.hidden 128` it has the decoder of Noh et al. 2015.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
     python -m train sliding_window_scenes
 
-About five minutes. Predictions are made convolutionally; `--model.inference windows` gives the same ones window by
-window (docs/sliding_window.md).
+Not trained to its end yet. Predictions are made convolutionally; `--model.inference windows` gives the same ones
+window by window (docs/sliding_window.md).
 """
 
 import dataclasses

@@ -2,7 +2,8 @@
 
     python -m train unet_scenes
 
-About five minutes. Ronneberger et al. 2015 with a fifth of the channels, and batch norm to learn in so few steps.
+About four minutes beside other programs; mIoU 0.119 on 200 held-out images: so far it finds objects, but hardly tells
+their classes apart (docs/results.md). Ronneberger et al. 2015 with a fifth of the channels, and batch norm.
 """
 
 from configs.base import Data, Optim, Recipe
