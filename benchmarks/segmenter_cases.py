@@ -32,8 +32,8 @@ class Segmenter(NamedTuple):
     auxiliary: bool = True
     predict: Size = (480, 640)
     """(height, width) of the image of inference."""
-    train: Size | None = (256, 320)
-    """Of the four images of a training step; None for no such case."""
+    train: Size = (256, 320)
+    """Of the four images of a training step."""
 
     def model(self, setting: Setting, **options: Any) -> Model:
         """segjax's."""
@@ -161,8 +161,7 @@ def segmenter_cases() -> list[Case]:
         height, width = segmenter.predict
         build = functools.partial(predict_case, segmenter)
         cases.append(Case(f"{title}_predict_1x{height}x{width}", build, neural=True))
-        if segmenter.train:
-            height, width = segmenter.train
-            build = functools.partial(train_case, segmenter, count=4)
-            cases.append(Case(f"{title}_train_4x{height}x{width}", build, neural=True))
+        height, width = segmenter.train
+        build = functools.partial(train_case, segmenter, count=4)
+        cases.append(Case(f"{title}_train_4x{height}x{width}", build, neural=True))
     return cases

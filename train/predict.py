@@ -36,7 +36,7 @@ class Arguments:
     images: tyro.conf.Positional[tuple[pathlib.Path, ...]]
     """Images, and folders of them."""
     out: pathlib.Path | None = None
-    """Where pictures and detections.json go; RUN/predictions by default."""
+    """Where pictures and results go; RUN/predictions by default."""
     score: float | None = None
     """Detectors: detections below it, 0.5 by default, are left out of the pictures; detections.json has them all."""
     proposals: pathlib.Path | None = None
