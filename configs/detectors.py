@@ -32,9 +32,30 @@ ONE_MAP = RPNSettings(anchor_sizes=((32.0, 64.0, 128.0, 256.0, 512.0),))
 
 @dataclasses.dataclass(frozen=True)
 class Detector(System, abc.ABC):
-    """What detectors share."""
+    """What all detectors share: how they are scored."""
 
     task: ClassVar[str] = "detection"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What the heads learn from besides boxes and labels: "masks", "keypoints", and names of attributes."""
+        return ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What COCO's scores are computed of: "boxes", "masks", "keypoints"."""
+        return ("boxes", *(kind for kind in ("masks", "keypoints") if kind in self.fields))
+
+    def scores(self, source: Source, collector: DetectionCollector) -> dict[str, float]:
+        """Further scores, of what own heads found; `collector` has all detections of the images evaluated."""
+        del source, collector
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionDetector(Detector, abc.ABC):
+    """What detectors of two stages share."""
+
     system: Literal["faster_rcnn", "rpn", "fast_rcnn"] = "faster_rcnn"
     """faster_rcnn: both stages, trained jointly. rpn: the region proposal network alone, which knows no classes.
     fast_rcnn: heads alone, on proposals from files (`data.proposals`)."""
@@ -69,21 +90,6 @@ class Detector(System, abc.ABC):
         del classes, joints
         return {}
 
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """What the heads learn from besides boxes and labels: "masks", "keypoints", and names of attributes."""
-        return ()
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What COCO's scores are computed of: "boxes", "masks", "keypoints"."""
-        return ("boxes", *(kind for kind in ("masks", "keypoints") if kind in self.fields))
-
-    def scores(self, source: Source, collector: DetectionCollector) -> dict[str, float]:
-        """Further scores, of what own heads found; `collector` has all detections of the images evaluated."""
-        del source, collector
-        return {}
-
     def build(self, classes: int, joints: int = 0) -> Model:
         """The model for this many classes, whose objects have this many joints."""
         trunk = {"backbone": self.backbone(), "neck": self.neck(), "dtype": jnp.dtype(self.dtype)}
@@ -101,7 +107,7 @@ class Detector(System, abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class FasterRCNN(Detector):
+class FasterRCNN(RegionDetector):
     """Faster R-CNN with a ResNet and a feature pyramid; the defaults are torchvision's R50-FPN."""
 
     depth: Literal[18, 34, 50, 101, 152] = 50
@@ -182,7 +188,7 @@ class KeypointRCNN(FasterRCNN):
 
 
 @dataclasses.dataclass(frozen=True)
-class SingleMapRCNN(Detector):
+class SingleMapRCNN(RegionDetector):
     """Faster R-CNN on one map of a ResNet, without a pyramid (Ren et al. 2016; He et al. 2016, appendix)."""
 
     rpn: RPNSettings = ONE_MAP
@@ -227,7 +233,7 @@ class SingleMapRCNN(Detector):
 
 
 @dataclasses.dataclass(frozen=True)
-class VGG16RCNN(Detector):
+class VGG16RCNN(RegionDetector):
     """Fast and Faster R-CNN on VGG16 (Girshick 2015; Ren et al. 2016): RoI pooling of one map, two hidden layers."""
 
     rpn: RPNSettings = ONE_MAP
@@ -254,7 +260,7 @@ class VGG16RCNN(Detector):
 
 
 @dataclasses.dataclass(frozen=True)
-class MobileNetRCNN(Detector):
+class MobileNetRCNN(RegionDetector):
     """Faster R-CNN on MobileNetV3-Large with a feature pyramid; the defaults are torchvision's."""
 
     rpn: RPNSettings = RPNSettings(anchor_sizes=((32.0, 64.0, 128.0, 256.0, 512.0),) * 3, score_threshold=0.05)

@@ -31,10 +31,12 @@ class UNet(Segmenter):
     """How maps are upsampled: by a transposed 2x2 convolution, or bilinearly and a 1x1 convolution."""
     dropout: float = 0.5
     """Of the coarsest map."""
+    deep_supervision: bool = False
+    """Train a classifier of the pixels of every level; the finest predicts."""
 
     def build(self, classes: int, joints: int = 0) -> Model:
         """The model for this many classes."""
-        return unet(classes, **_options(self, "width", "levels", "norm", "up", "dropout"))
+        return unet(classes, **_options(self, "width", "levels", "norm", "up", "dropout", "deep_supervision"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +47,18 @@ class SegNet(Segmenter):
     """Channels of the first stage; the later ones have 2, 4, 8 and 8 times as many."""
     norm: NormName | None = "batch"
     """Behind each convolution."""
+    stages: int = 5
+    """Of VGG16, from the first on; each halves the image. Five leave little of a small one."""
     form: Literal["segnet", "deconvnet"] = "segnet"
     """Of the decoder. deconvnet: hidden layers in the middle, transposed convolutions behind."""
     hidden: int = 4096
     """deconvnet: channels of its hidden layers."""
+    deep_supervision: bool = False
+    """Train a classifier of the pixels of every stage; the finest predicts."""
 
     def build(self, classes: int, joints: int = 0) -> Model:
         """The model for this many classes."""
-        return segnet(classes, **_options(self, "width", "norm", "form", "hidden"))
+        return segnet(classes, **_options(self, "width", "norm", "stages", "form", "hidden", "deep_supervision"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,4 +11,4 @@ import dataclasses
 from configs.historic_segmenters import SegNet
 from configs.unet_scenes import RECIPE as SCENES
 
-RECIPE = dataclasses.replace(SCENES, model=SegNet(width=12, loss=SCENES.model.loss))
+RECIPE = dataclasses.replace(SCENES, model=SegNet(width=16, stages=4, deep_supervision=True, loss=SCENES.model.loss))

@@ -15,6 +15,7 @@ import pathlib
 import jax
 
 from configs.base import Part, Recipe, Start
+from configs.detectors import RegionDetector
 from train import evaluate as evaluation
 from train.checkpoints import Checkpoints
 from train.loop import train
@@ -26,6 +27,8 @@ PARTS: tuple[Part, Part] = ("train", "val")
 
 def alternate(name: str, recipe: Recipe) -> dict[str, float] | None:
     """Trains `recipe` in four steps of `recipe.steps` each. Returns the final scores, None where it was stopped."""
+    if not isinstance(recipe.model, RegionDetector):
+        raise ValueError(f"alternating training is of Faster R-CNN, and {name} is a {type(recipe.model).__name__}.")
     if getattr(recipe.model, "norm", None) == "batch":
         raise ValueError(
             "alternating training keeps the trunk fixed, and batch norm goes on changing: choose frozen_batch or group "

@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from configs.base import Part
+from configs.detectors import RegionDetector
 from segjax.data.proposals import write_proposals
 from segjax.evaluation.evaluator import DetectionCollector
 from train.evaluate import jit_predict, restore_run, run_evaluators
@@ -38,8 +39,10 @@ class Arguments:
 def propose(run: pathlib.Path, part: Part, *, out: pathlib.Path, count: int) -> int:
     """Writes the file and returns the number of proposals. `ValueError` for a run without a proposal network."""
     _, recipe, vocabulary = load_run(run)
-    if recipe.model.system == "fast_rcnn":
-        raise ValueError(f"{run} is of a Fast R-CNN, which makes no proposals; name the run of a network that does.")
+    model = recipe.model
+    if not isinstance(model, RegionDetector) or model.system == "fast_rcnn":
+        kind = "Fast R-CNN" if isinstance(model, RegionDetector) else type(model).__name__
+        raise ValueError(f"{run} is of a {kind}, which makes no proposals; name the run of a network that does.")
     mesh = data_mesh(recipe.devices)
     variables = restore_run(recipe, vocabulary, mesh)[1].variables
     candidates = max(*recipe.model.rpn.candidates, count)

@@ -11,7 +11,8 @@ from segjax.models.heads.roi import PoolSettings, RoIHead, SamplingSettings
 from segjax.models.layers.fpn import NoNeck
 from segjax.models.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
 from segjax.models.layers.vgg import VGG16
-from segjax.models.two_stage import Regions, Trunk, two_stage
+from segjax.models.trunk import Trunk
+from segjax.models.two_stage import Regions, two_stage
 from segjax.types import Model
 
 PAPER = SamplingSettings(negatives=(0.1, 0.5), samples=64)

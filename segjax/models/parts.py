@@ -23,8 +23,7 @@ class Parts(NamedTuple):
         self, key: Key[Array, ""], variables: Variables, name: str, *args: Any, **options: Any
     ) -> tuple[Any, Variables]:
         """What part `name` gives for these arguments, and `variables` with its initial ones."""
-        own = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        output, made = self.modules[name].init_with_output(own, *args, **options)
+        output, made = self.modules[name].init_with_output(_own(key, name), *args, **options)
         return output, _with(variables, name, made)
 
     def __call__(self, variables: Variables, name: str, *args: Any, **options: Any) -> Any:
@@ -34,11 +33,19 @@ class Parts(NamedTuple):
     def train(
         self, key: Key[Array, ""], variables: Variables, name: str, *args: Any, **options: Any
     ) -> tuple[Any, Variables]:
-        """What part `name` gives in training, and `variables` with its new running statistics. `key` is for dropout."""
+        """What part `name` gives in training, and `variables` with its new running statistics.
+
+        `key` is for dropout; each part draws from its own stream.
+        """
+        rngs = {"dropout": _own(key, name)}
         output, updates = self.modules[name].apply(
-            _of(variables, name), *args, train=True, rngs={"dropout": key}, mutable=["batch_stats"], **options
+            _of(variables, name), *args, train=True, rngs=rngs, mutable=["batch_stats"], **options
         )
         return output, _with(variables, name, updates)
+
+
+def _own(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def _of(variables: Variables, name: str) -> Variables:

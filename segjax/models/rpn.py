@@ -8,7 +8,8 @@ from segjax.models.heads.rpn import RPNHead, RPNSettings
 from segjax.models.layers.fpn import FPN
 from segjax.models.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
 from segjax.models.layers.resnet import ResNet
-from segjax.models.two_stage import RegionProposals, Trunk, two_stage
+from segjax.models.trunk import Trunk
+from segjax.models.two_stage import RegionProposals, two_stage
 from segjax.types import Model
 
 

@@ -25,23 +25,24 @@ Form = Literal["segnet", "deconvnet"]
 
 
 class SegNetEncoder(nn.Module):
-    """The thirteen convolutions of VGG-16 and its five poolings, whose indices are kept.
+    """The thirteen convolutions of VGG-16 and its five poolings, whose indices are kept, or the first stages of them.
 
     Its parameters have the names of `layers.vgg.VGG16`, so that weights of that classifier fill it. Images are padded
-    below and to the right to multiples of 32.
+    below and to the right to multiples of 2 ** stages.
     """
 
     width: int = 64
     norm: NormName | None = "batch"
+    stages: int = STAGES
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], *, train: bool = False) -> Padded:
         """Maps (x, indices): the last pooled map, and for each stage where its pooling found the maxima."""
         size = x.shape[1:3]
-        x = pad_to_multiple(x, 2**STAGES)
+        x = pad_to_multiple(x, 2**self.stages)
         padded, indices = x.shape[1:3], []
-        for i, convolutions in enumerate(CONVOLUTIONS, start=1):
+        for i, convolutions in enumerate(CONVOLUTIONS[: self.stages], start=1):
             for j in range(1, convolutions + 1):
                 channels = _channels(self.width, i)
                 x = Conv(channels, 3, bias=self.norm is None, dtype=self.dtype, name=f"conv{i}_{j}")(x)
@@ -67,19 +68,26 @@ class SegNetDecoder(nn.Module):
     form: Form = "segnet"
     hidden: int = 4096
     """deconvnet: channels of the hidden layers."""
+    deep_supervision: bool = False
+    """Classify the pixels of every stage, not of the finest alone."""
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Padded, *, train: bool = False) -> Float[Array, "b h w classes"]:
-        """Logits of every pixel of the image."""
+    def __call__(self, features: Padded, *, train: bool = False) -> list[Float[Array, "b _ _ classes"]]:
+        """Logits of every pixel of the image, the last of the list; before them those of coarser stages, if any."""
         x, indices = features.maps
+        guesses = []
         if self.form == "deconvnet":
             x = self._bottleneck(x, train)
-        for i in range(STAGES, 0, -1):
+        for i in range(len(indices), 0, -1):
             x = self._stage(x, indices[i - 1], i, train)
-        kernel = 3 if self.form == "segnet" else 1
-        logits = Conv(self.classes, kernel, bias=True, kernel_init=classifier_init, dtype=self.dtype, name="logits")
-        return crop_to_image(logits(x), features)
+            if i == 1 or self.deep_supervision:
+                guesses.append(crop_to_image(self._logits(x, i), features))
+        return guesses
+
+    def _logits(self, x: Array, stage: int) -> Array:
+        kernel, name = 3 if (self.form, stage) == ("segnet", 1) else 1, "logits" if stage == 1 else f"logits{stage}"
+        return Conv(self.classes, kernel, bias=True, kernel_init=classifier_init, dtype=self.dtype, name=name)(x)
 
     def _stage(self, x: Array, indices: Int[Array, "b h w c"], number: int, train: bool) -> Array:
         """A stage's unpooling and convolutions, which end with the channels of the stage before it."""
@@ -117,31 +125,40 @@ def segnet(
     *,
     width: int = 64,
     norm: NormName | None = "batch",
+    stages: int = STAGES,
     form: Form = "segnet",
     hidden: int = 4096,
+    deep_supervision: bool = False,
     loss: PixelLoss = PixelLoss(),
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
     """SegNet, or DeconvNet; the defaults are the paper's.
 
-    Images of any size are padded to multiples of 32 and cropped again.
+    Images of any size are padded to multiples of 2 ** stages and cropped again.
 
     Args:
       classes: number of classes.
       width: channels of the first stage, 64 in VGG-16; the others have two, four and eight times as many.
       norm: behind each convolution.
+      stages: of VGG-16, from the first on; each halves the image. Five leave little of a small one.
       form: of the decoder, see `SegNetDecoder`.
       hidden: channels of DeconvNet's hidden layers.
+      deep_supervision: train classifiers of the pixels of every stage of the decoder; the finest alone predicts.
       loss: what pixels are trained by; SegNet weighs classes by median frequency.
       dtype: of the computation.
 
     Returns:
       The `Model`; its variables are in parts "backbone" and "decoder".
+
+    Raises:
+      ValueError: there are no such stages.
     """
+    if not 1 <= stages <= STAGES:
+        raise ValueError(f"stages is {stages}; VGG-16 has from 1 to {STAGES}.")
     return segmenter(
         classes,
-        backbone=SegNetEncoder(width, norm, dtype),
-        heads={"decoder": SegNetDecoder(classes, width, norm, form, hidden, dtype)},
+        backbone=SegNetEncoder(width, norm, stages, dtype),
+        heads={"decoder": SegNetDecoder(classes, width, norm, form, hidden, deep_supervision, dtype)},
         loss=loss,
         dtype=dtype,
     )

@@ -5,39 +5,22 @@ second, proposals come from outside (Fast R-CNN); without the third, it is a reg
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from segjax.models.checks import check_head, check_losses, check_rows
 from segjax.models.heads.roi import RoIHead, SamplingSettings, pool_rois, sample_rois
 from segjax.models.heads.rpn import RPNSettings, propose, rpn_losses
-from segjax.models.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
 from segjax.models.parts import Parts
+from segjax.models.trunk import Features, Trunk
 from segjax.ops.anchors import pyramid_anchors
 from segjax.types import Batch, Detections, Losses, Model, Proposals, Variables
 
-Features = list[Float[Array, "b _ _ c"]]
 Keys = Key[Array, "b"]
-
-
-class Trunk(NamedTuple):
-    """From images to the maps that everything else looks at."""
-
-    backbone: nn.Module
-    """(images, train) -> maps, finest first; with their `strides`."""
-    neck: nn.Module
-    """(maps, train) -> maps of equal channels; as many or, for the proposals alone, more."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    dtype: DTypeLike = jnp.float32
-
-    def prepare(self, images: Array, sizes: Array) -> Float[Array, "b h w 3"]:
-        """Normalised images."""
-        return normalize(images, sizes, mean=self.mean, std=self.std, dtype=self.dtype)
 
 
 class RegionProposals(NamedTuple):
@@ -93,7 +76,7 @@ class Regions(NamedTuple):
             used = rois.positive if head.positives_only else rois.valid
             pooled = pool_rois(features, rois.boxes, used, strides=self.strides, settings=head.pool)
             outputs, variables = parts.train(key, variables, name, pooled, valid=used)
-            check_rows(f"the network of head {name!r}", outputs, used.shape)
+            check_rows(f"the network of head {name!r}", outputs, used.shape, ROWS)
             try:
                 targets = jax.lax.stop_gradient(jax.vmap(head.targets)(rois, batch.instances, batch.sizes))
             except KeyError as error:
@@ -116,42 +99,15 @@ class Regions(NamedTuple):
             boxes, valid = detections.boxes, detections.valid
             pooled = pool_rois(features, boxes, valid, strides=self.strides, settings=head.pool)
             outputs = parts(variables, name, pooled, valid=valid)
-            check_rows(f"the network of head {name!r}", outputs, valid.shape)
+            check_rows(f"the network of head {name!r}", outputs, valid.shape, ROWS)
             detections = jax.vmap(head.decode)(outputs, detections, sizes)
-            check_rows(f"`decode` of head {name!r}", detections, detections.scores.shape)
+            check_rows(f"`decode` of head {name!r}", detections, detections.scores.shape, ROWS)
         return detections
 
 
-def check_heads(heads: Mapping[str, RoIHead]) -> None:
-    """`ValueError` where something is not a head, saying what it lacks."""
-    for name, head in heads.items():
-        if isinstance(head, type):
-            raise ValueError(f"head {name!r} is the class {head.__name__}; give an instance of it.")
-        if lacking := [member for member in MEMBERS if not hasattr(head, member)]:
-            raise ValueError(f"head {name!r}, a {type(head).__name__}, has no {' and no '.join(lacking)}: see RoIHead.")
-
-
 MEMBERS = ("network", "pool", "positives_only", "targets", "losses", "decode")
-
-
-def check_rows(who: str, values: Any, rows: tuple[int, ...]) -> None:
-    """`ValueError` unless all arrays among `values` have a row for each region of each image."""
-    for path, value in jax.tree_util.tree_leaves_with_path(values):
-        if jnp.shape(value)[:2] != rows:
-            at = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"{who} gave an array{at} of shape {jnp.shape(value)}; it must begin with {rows}, images and regions."
-            )
-
-
-def check_losses(name: str, terms: Any) -> Losses:
-    """The loss terms of a head. `ValueError` where they are not scalars by name."""
-    if not isinstance(terms, Mapping):
-        raise ValueError(f"the losses of head {name!r} are a {type(terms).__name__}; return a dict, {{name: scalar}}.")
-    for term, value in terms.items():
-        if jnp.shape(value) != ():
-            raise ValueError(f"loss {term!r} of head {name!r} has the shape {jnp.shape(value)}; return a scalar.")
-    return terms
+"""Of a `RoIHead`."""
+ROWS = "images and regions"
 
 
 def as_detections(proposals: Proposals) -> Detections:
@@ -179,32 +135,29 @@ def two_stage(trunk: Trunk, rpn: RegionProposals | None, regions: Regions | None
       ValueError: where a head has the name of another part; from the model, where proposals are missing or given to a
         model that makes its own.
     """
-    if regions:
-        check_heads(regions.heads)
-    names = {"backbone": trunk.backbone, "neck": trunk.neck, "rpn": rpn.network if rpn else None}
+    for name, head in regions.heads.items() if regions else ():
+        check_head(name, head, MEMBERS, "RoIHead")
+    names = {**trunk.parts, "rpn": rpn.network if rpn else None}
     if taken := names.keys() & (regions.heads if regions else {}):
         raise ValueError(f"a head is called {taken.pop()!r}, as another part of the network is; rename it.")
     heads = {name: head.network for name, head in regions.heads.items()} if regions else {}
     parts = Parts({name: module for name, module in {**names, **heads}.items() if module is not None})
 
     def init(key: Key[Array, ""], batch: Batch) -> Variables:
-        images = trunk.prepare(batch.images[:1], batch.sizes[:1])
-        maps, variables = parts.init(key, {}, "backbone", images)
-        features, variables = parts.init(key, variables, "neck", maps)
+        features, variables = trunk.init(key, parts, batch.images[:1], batch.sizes[:1])
         if rpn:
-            rpn.anchors(images.shape[1:3], features)  # where the settings do not fit, this says so
+            rpn.anchors(batch.images.shape[1:3], features)  # where the settings do not fit, this says so
             _, variables = parts.init(key, variables, "rpn", features)
         return regions.init(key, parts, variables, features[0].shape[-1]) if regions else variables
 
     def losses(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Losses, Variables]:
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(batch.samples.astype(jnp.uint32))
         check_given(rpn, batch.proposals)
-        images, terms, proposals = trunk.prepare(batch.images, batch.sizes), {}, batch.proposals
-        maps, variables = parts.train(key, variables, "backbone", images)
-        features, variables = parts.train(key, variables, "neck", maps)
+        terms, proposals = {}, batch.proposals
+        features, variables = trunk.train(key, parts, variables, batch.images, batch.sizes)
         if rpn:
             outputs, variables = parts.train(key, variables, "rpn", features)
-            anchors = rpn.anchors(images.shape[1:3], features)
+            anchors = rpn.anchors(batch.images.shape[1:3], features)
             terms = rpn_losses(keys[:, 0], outputs, anchors, batch.instances, rpn.settings)
             proposals = propose(outputs, anchors, batch.sizes, rpn.settings, train=True)
         if regions:
@@ -219,7 +172,7 @@ def two_stage(trunk: Trunk, rpn: RegionProposals | None, regions: Regions | None
         proposals: Proposals | None = None,
     ) -> Detections:
         check_given(rpn, proposals)
-        features = parts(variables, "neck", parts(variables, "backbone", trunk.prepare(images, sizes)))
+        features = trunk(parts, variables, images, sizes)
         if rpn:
             anchors = rpn.anchors(images.shape[1:3], features)
             proposals = propose(parts(variables, "rpn", features), anchors, sizes, rpn.settings, train=False)

@@ -56,19 +56,26 @@ class UNetDecoder(nn.Module):
     norm: NormName | None = None
     up: Up = "transposed"
     """transposed: a 2x2 convolution with stride 2, as in the paper. bilinear: interpolation, then a 1x1 convolution."""
+    deep_supervision: bool = False
+    """Classify the pixels of every level, not of the finest alone."""
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Padded, *, train: bool = False) -> Float[Array, "b h w classes"]:
-        """Logits of every pixel of the image."""
+    def __call__(self, features: Padded, *, train: bool = False) -> list[Float[Array, "b _ _ classes"]]:
+        """Logits of every pixel of the image, the last of the list; before them those of coarser levels, if any."""
         *skips, x = features.maps
+        guesses = []
         for i, skip in reversed(list(enumerate(skips))):
             channels = skip.shape[-1]
             x = jnp.concatenate([skip, self._upsampled(x, channels, f"up{i}")], axis=-1)
             for j in (1, 2):
                 x = ConvNormReLU(channels, 3, self.norm, self.dtype, name=f"conv{i}_{j}")(x, train=train)
-        logits = Conv(self.classes, 1, bias=True, kernel_init=classifier_init, dtype=self.dtype, name="logits")(x)
-        return crop_to_image(logits, features)
+            if i == 0 or self.deep_supervision:
+                guesses.append(crop_to_image(self._logits(x, f"logits{i}" if i else "logits"), features))
+        return guesses
+
+    def _logits(self, x: Array, name: str) -> Array:
+        return Conv(self.classes, 1, bias=True, kernel_init=classifier_init, dtype=self.dtype, name=name)(x)
 
     def _upsampled(self, x: Array, channels: int, name: str) -> Array:
         if self.up == "transposed":
@@ -86,6 +93,7 @@ def unet(
     norm: NormName | None = None,
     up: Up = "transposed",
     dropout: float = 0.5,
+    deep_supervision: bool = False,
     loss: PixelLoss = PixelLoss(),
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
@@ -101,6 +109,8 @@ def unet(
       norm: behind each 3x3 convolution; the paper has none.
       up: how maps are upsampled, see `UNetDecoder`.
       dropout: share of the coarsest map's values left out in training.
+      deep_supervision: train classifiers of the pixels of every level of the decoder, as nnU-Net does (Isensee et al.
+        2021); the finest alone predicts. Narrow networks learn classes much sooner with it (docs/results.md).
       loss: what pixels are trained by.
       dtype: of the computation.
 
@@ -110,7 +120,7 @@ def unet(
     return segmenter(
         classes,
         backbone=UNetEncoder(width, levels, norm, dropout, dtype),
-        heads={"decoder": UNetDecoder(classes, norm, up, dtype)},
+        heads={"decoder": UNetDecoder(classes, norm, up, deep_supervision, dtype)},
         loss=loss,
         dtype=dtype,
     )

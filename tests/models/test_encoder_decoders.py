@@ -90,6 +90,40 @@ def test_padding_is_cut_off_again(rng):
     assert crop_to_image(ramp, Padded(None, (8, 8), (8, 8))) is ramp
 
 
+@pytest.mark.parametrize(
+    ("model", "channels"),
+    [
+        (unet(CLASSES, width=4, levels=3, norm="batch", deep_supervision=True), (8, 16)),
+        (segnet(CLASSES, width=4, deep_supervision=True), (4, 8, 16, 32)),
+        (segnet(CLASSES, width=4, stages=2, deep_supervision=True), (4,)),
+    ],
+)
+def test_deep_supervision_trains_every_level_and_the_finest_predicts(model, channels, key):
+    """A classifier more for each coarser level, by its channels, a loss for each, and no part in the prediction."""
+    batch = labelled()
+    variables = jax.jit(model.init)(key, batch)
+    decoder = variables["params"]["decoder"]
+    further = sorted(name for name in decoder if name.startswith("logits") and name != "logits")
+    assert len(further) == len(channels)
+    assert tuple(sorted(decoder[name]["kernel"].shape[2] for name in further)) == channels
+    loss = jax.jit(lambda v: model.losses(v, batch, key)[0])(variables)
+    assert set(loss) == {"cross_entropy", *(f"cross_entropy_{i + 1}" for i in range(len(channels)))}
+    gradients = jax.jit(jax.grad(lambda p: sum(model.losses({**variables, "params": p}, batch, key)[0].values())))(
+        variables["params"]
+    )
+    assert all(float(jnp.abs(gradients["decoder"][name]["kernel"]).max()) > 0 for name in further)
+    without = jax.tree.map(jnp.zeros_like, {name: decoder[name] for name in further})
+    other = {**variables, "params": {**variables["params"], "decoder": decoder | without}}
+    here, there = (jax.jit(model.predict)(v, batch.images, batch.sizes).logits for v in (variables, other))
+    np.testing.assert_array_equal(here, there)
+
+
+def test_segnet_of_no_such_stages():
+    for stages in (0, 6):
+        with pytest.raises(ValueError, match=f"^stages is {stages}; VGG-16 has from 1 to 5"):
+            segnet(CLASSES, stages=stages)
+
+
 def test_segnet_unpools_to_where_the_maxima_were(key, rng):
     """Of the first pooling: the encoder's indices against NumPy, and one bright pixel that comes back to its place."""
     encoder = SegNetEncoder(width=2, norm=None)
@@ -118,7 +152,7 @@ def test_the_indices_decide_where_values_go(key, rng):
     coarse = jnp.asarray(rng.uniform(size=(1, 1, 1, 16)), jnp.float32)
     features = [Padded((coarse, indices(shift)), (32, 32), (32, 32)) for shift in (0, 1)]
     variables = jax.jit(lambda k: decoder.init(k, features[0]))(key)
-    here, below = (jax.jit(lambda v, f=f: decoder.apply(v, f))(variables)[0] for f in features)
+    here, below = (jax.jit(lambda v, f=f: decoder.apply(v, f)[-1])(variables)[0] for f in features)
     assert float(jnp.abs(here - below).max()) > 1e-6
     np.testing.assert_allclose(below[3:-2], here[2:-3], rtol=1e-4, atol=1e-8)
 
@@ -142,7 +176,7 @@ def test_unet_is_local_but_for_its_context(key):
     down = jax.jit(encoder.init)(key, x)
     features = encoder.apply(down, x)
     up = jax.jit(lambda k: decoder.init(k, features))(key)
-    run = jax.jit(lambda x: decoder.apply(up, encoder.apply(down, x)))
+    run = jax.jit(lambda x: decoder.apply(up, encoder.apply(down, x))[-1])
     change = np.abs(np.asarray(run(x.at[0, 12, 12].add(1.0)) - run(x))).max(axis=-1)[0]
     reached = change > 1e-7
     # Two 3x3 at full size, two at half, two at full again: 2 + 2 * 2 + 2 pixels either way, and the pooling's 1.

@@ -18,7 +18,8 @@ from benchmarks.detector_cases import LOSSES
 from benchmarks.random_weights import randomize_detector
 from segjax.models.heads.roi import SamplingSettings
 from segjax.models.heads.rpn import RPNSettings
-from segjax.models.two_stage import RegionProposals, Regions, Trunk, two_stage
+from segjax.models.trunk import Trunk
+from segjax.models.two_stage import RegionProposals, Regions, two_stage
 from segjax.pretrained import from_torchvision, model
 from segjax.pretrained.convert import apply_rules
 from segjax.pretrained.models import DETECTORS

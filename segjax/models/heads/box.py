@@ -10,11 +10,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from segjax.losses import masked_sum, safe_divide, smooth_l1, softmax_cross_entropy
+from segjax.models.heads.decoding import best_detections
 from segjax.models.heads.roi import PoolSettings, RoIs, region_convolutions
 from segjax.models.layers.norms import NormName
 from segjax.models.layers.resnet import resnet_stage
 from segjax.ops import boxes as box_ops
-from segjax.ops.nms import batched_nms, top_detections
 from segjax.types import Detections, Instances, Losses
 
 Regions = Float[Array, "b s h w c"]
@@ -146,19 +146,6 @@ class BoxHead:
         boxes = box_ops.decode(outputs.deltas[row, label + 1], detections.boxes[row], weights=settings.weights)
         boxes = box_ops.clip(boxes, size)
         valid = jnp.isfinite(scores) & jnp.all(boxes[:, 2:] - boxes[:, :2] >= settings.min_size, axis=-1)
-        keep = batched_nms(
-            boxes,
-            scores,
-            label,
-            iou_threshold=settings.nms_threshold,
-            valid=valid,
-            max_output=settings.detections,
-            sorted=True,
-        )
-        best, valid = top_detections(scores, keep, count=settings.detections)
-        return Detections(
-            boxes=jnp.where(valid[:, None], boxes[best], 0.0),
-            scores=jnp.where(valid, scores[best], 0.0),
-            labels=jnp.where(valid, label[best], 0).astype(jnp.int32),
-            valid=valid,
+        return best_detections(
+            boxes, scores, label, valid, iou_threshold=settings.nms_threshold, count=settings.detections
         )

@@ -13,7 +13,7 @@ from segjax.models.layers.norms import NormName, norm_layer
 
 he = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 """He et al. 2015, forward form: keeps the variance of rectified activations from layer to layer."""
-classifier_init = nn.initializers.normal(0.01)
+classifier_init = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 """Of last layers: at first all classes are about as probable."""
 
 
