@@ -13,8 +13,9 @@ from segjax.models.layers.norms import NormName, norm_layer
 
 he = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 """He et al. 2015, forward form: keeps the variance of rectified activations from layer to layer."""
-classifier_init = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-"""Of last layers: at first all classes are about as probable."""
+classifier_init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+"""Of last layers: logits of about unit size. From logits near zero, a small normal start, narrow networks find objects
+and not their classes: at first every class but the background pulls at the features in the same direction."""
 
 
 def check_odd(kernel: int) -> None:
