@@ -32,6 +32,8 @@ class Segmenter(NamedTuple):
     auxiliary: bool = True
     predict: Size = (480, 640)
     """(height, width) of the image of inference."""
+    channels_last: bool = False
+    """Whether both are also compared with torchvision in that layout."""
     train: Size = (256, 320)
     """Of the four images of a training step."""
 
@@ -41,8 +43,8 @@ class Segmenter(NamedTuple):
 
 
 SEGMENTERS = {
-    "fcn": Segmenter("fcn_resnet50"),
-    "deeplabv3": Segmenter("deeplabv3_resnet50"),
+    "fcn": Segmenter("fcn_resnet50", channels_last=True),
+    "deeplabv3": Segmenter("deeplabv3_resnet50", channels_last=True),
     "deeplabv3_mobilenet": Segmenter("deeplabv3_mobilenet_v3_large"),
     "lraspp": Segmenter("lraspp_mobilenet_v3_large", auxiliary=False),
 }
@@ -57,9 +59,9 @@ class Images(NamedTuple):
     labels: torch.Tensor
 
 
-def make_images(setting: Setting, count: int, size: Size) -> Images:
+def make_images(setting: Setting, count: int, size: Size, *, channels_last: bool = False) -> Images:
     """Coloured patches and noise, floats in 0..1, with patches of labels, some without a class; sides are multiples
-    of 32."""
+    of 32. torch's images have the layout that is asked for."""
     rng = np.random.default_rng(0)
     cells = (count, size[0] // 32, size[1] // 32)
     patches = rng.uniform(0, 1, (*cells, 3)).repeat(32, 1).repeat(32, 2)
@@ -69,15 +71,17 @@ def make_images(setting: Setting, count: int, size: Size) -> Images:
     sizes = np.tile(np.array([size], np.int32), (count, 1))
     batch = Batch(pixels, sizes, none, np.arange(count, dtype=np.int32), label_map=labels)
     normalised = (pixels - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
-    images = torch.from_numpy(normalised).permute(0, 3, 1, 2).contiguous().to(setting.device)
+    images = torch.from_numpy(normalised).permute(0, 3, 1, 2).to(setting.device)
+    images = images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return Images(jax.device_put(batch), images, torch.from_numpy(labels.astype(np.int64)).to(setting.device))
 
 
-def torch_segmenter(segmenter: Segmenter, setting: Setting) -> Any:
+def torch_segmenter(segmenter: Segmenter, setting: Setting, *, channels_last: bool = False) -> Any:
     """torchvision's, with random weights that make it do something (`benchmarks.random_weights`)."""
     made = _make(segmenter)
     made.load_state_dict(random_weights(segmenter))
-    return made.to(setting.device)
+    made = made.to(setting.device)
+    return made.to(memory_format=torch.channels_last) if channels_last else made
 
 
 def _make(segmenter: Segmenter) -> Any:
@@ -96,10 +100,10 @@ def random_weights(segmenter: Segmenter) -> dict[str, torch.Tensor]:
     return made.state_dict()
 
 
-def predict_case(segmenter: Segmenter, setting: Setting, quick: bool) -> Comparison:
+def predict_case(segmenter: Segmenter, setting: Setting, quick: bool, *, channels_last: bool) -> Comparison:
     """One image, from floats to the logits of its pixels."""
-    data = make_images(setting, 1, QUICK if quick else segmenter.predict)
-    theirs = torch_segmenter(segmenter, setting).eval()
+    data = make_images(setting, 1, QUICK if quick else segmenter.predict, channels_last=channels_last)
+    theirs = torch_segmenter(segmenter, setting, channels_last=channels_last).eval()
     theirs.aux_classifier = None
 
     def predict() -> Any:
@@ -123,11 +127,12 @@ def their_losses(network: Any, data: Images) -> dict[str, torch.Tensor]:
     return {"cross_entropy": terms["out"]} | ({"auxiliary": 0.5 * terms["aux"]} if "aux" in terms else {})
 
 
-def train_case(segmenter: Segmenter, setting: Setting, quick: bool, *, count: int) -> Comparison:
+def train_case(segmenter: Segmenter, setting: Setting, quick: bool, *, count: int, channels_last: bool) -> Comparison:
     """A step of SGD with momentum and weight decay: forward, backward, update, norms by the batch, dropout on."""
     differences = compare_losses(segmenter, setting)
-    data = make_images(setting, 2 if quick else count, QUICK if quick else segmenter.train)
-    theirs = torch_segmenter(segmenter, setting).train()
+    size = QUICK if quick else segmenter.train
+    data = make_images(setting, 2 if quick else count, size, channels_last=channels_last)
+    theirs = torch_segmenter(segmenter, setting, channels_last=channels_last).train()
     their_step = TheirStep(theirs, lambda: their_losses(theirs, data), setting)
     variables = from_torchvision(segmenter.name, random_weights(segmenter))
     ours, run = OurStep(segmenter.model(setting), variables, data.batch), waited(setting, their_step)
@@ -158,10 +163,12 @@ def segmenter_cases() -> list[Case]:
     """All cases of this file: of each line of the table inference, then training."""
     cases = []
     for title, segmenter in SEGMENTERS.items():
-        height, width = segmenter.predict
-        build = functools.partial(predict_case, segmenter)
-        cases.append(Case(f"{title}_predict_1x{height}x{width}", build, neural=True))
-        height, width = segmenter.train
-        build = functools.partial(train_case, segmenter, count=4)
-        cases.append(Case(f"{title}_train_4x{height}x{width}", build, neural=True))
+        for channels_last in (False, True) if segmenter.channels_last else (False,):
+            layout = "_channels_last" if channels_last else ""
+            height, width = segmenter.predict
+            build = functools.partial(predict_case, segmenter, channels_last=channels_last)
+            cases.append(Case(f"{title}_predict_1x{height}x{width}{layout}", build, neural=True))
+            height, width = segmenter.train
+            build = functools.partial(train_case, segmenter, count=4, channels_last=channels_last)
+            cases.append(Case(f"{title}_train_4x{height}x{width}{layout}", build, neural=True))
     return cases

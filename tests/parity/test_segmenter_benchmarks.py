@@ -33,9 +33,16 @@ def test_cases_are_a_table():
     assert len(set(names)) == len(names)
     for title, segmenter in segmenter_cases.SEGMENTERS.items():
         assert hasattr(torchvision.models.segmentation, segmenter.name)
-        assert sum(name.startswith(f"{title}_predict_") for name in names) == 1
-        assert sum(name.startswith(f"{title}_train_") for name in names) == (segmenter.train is not None)
-        assert all(side % 32 == 0 for side in (*segmenter.predict, *(segmenter.train or ())))
+        layouts = 2 if segmenter.channels_last else 1
+        assert sum(name.startswith(f"{title}_predict_") for name in names) == layouts
+        assert sum(name.startswith(f"{title}_train_") for name in names) == layouts
+        assert all(side % 32 == 0 for side in (*segmenter.predict, *segmenter.train))
+
+
+def test_channels_last_changes_where_numbers_lie_and_none_of_them():
+    plain, turned = (segmenter_cases.make_images(CPU, 2, (64, 96), channels_last=last).images for last in (False, True))
+    np.testing.assert_array_equal(plain, turned)
+    assert plain.is_contiguous() and turned.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_both_libraries_are_given_the_same_images():
