@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from segjax import losses
@@ -23,6 +24,22 @@ def test_smooth_l1(beta, rng):
 def test_smooth_l1_has_slope_one_far_away():
     slope = jax.grad(lambda x: losses.smooth_l1(x, jnp.float32(0), beta=1 / 9))
     assert float(slope(jnp.float32(5))) == pytest.approx(1) and float(slope(jnp.float32(-1e6))) == pytest.approx(-1)
+
+
+def test_sigmoid_focal(rng):
+    """Equal to optax's, far out too, and so are the gradients."""
+    x = jnp.asarray(np.concatenate([rng.normal(0, 4, 50), [-200.0, 200, -200, 200, 0]]).astype(np.float32))
+    positive = jnp.asarray(np.arange(55) % 3 == 0)
+
+    def theirs(x, alpha, gamma):
+        return optax.losses.sigmoid_focal_loss(x, positive.astype(jnp.float32), alpha=alpha, gamma=gamma)
+
+    for alpha, gamma in ((0.25, 2.0), (0.5, 0.5), (0.7, 0.0)):
+        ours = lambda x: losses.sigmoid_focal(x, positive, alpha=alpha, gamma=gamma)  # noqa: B023, E731
+        np.testing.assert_allclose(ours(x), theirs(x, alpha, gamma), rtol=1e-5, atol=1e-12)
+        found, expected = (jax.grad(lambda x, f=f: f(x).sum())(x) for f in (ours, lambda x: theirs(x, alpha, gamma)))  # noqa: B023
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-9)
+    assert losses.sigmoid_focal(jnp.array([-100.0]), jnp.array([True]))[0] == pytest.approx(25)
 
 
 def test_sigmoid_cross_entropy(rng):

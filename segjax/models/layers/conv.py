@@ -34,6 +34,7 @@ class Conv(nn.Module):
     groups: int = 1
     bias: bool = False
     kernel_init: nn.initializers.Initializer = kaiming
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -52,7 +53,7 @@ class Conv(nn.Module):
             wide = min(x.shape[-1], self.features) >= WIDE
             y = (_convolve_wide if wide else _convolve)(x, weight, self.stride, self.dilation)
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, None, None]
         return y
 
