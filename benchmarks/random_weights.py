@@ -92,3 +92,33 @@ def randomize_segmenter(network: Any, images: Any) -> None:
         spread(layer, SCORE_DEVIATION, run)
     if getattr(network, "aux_classifier", None) is not None:
         spread(network.aux_classifier[-1], SCORE_DEVIATION, run)
+
+
+def randomize_pyramid_detector(detector: Any, images: Any, *, logit: float) -> None:
+    """Gives torchvision's RetinaNet or FCOS such weights; without gradients, in evaluation mode.
+
+    The output for label 0, which no object has and ours is without, is made to be silent.
+
+    Args:
+        images: what the detector is called with. Its norms get the statistics of these.
+        logit: mean of the class logits. Their deviation is 2.5.
+    """
+    import torch
+
+    batch, _ = detector.transform(images)
+    randomize_norms(detector.backbone, lambda: detector.backbone(batch.tensors))
+    features = list(detector.backbone(batch.tensors).values())
+    classes, boxes = detector.head.classification_head, detector.head.regression_head
+    run = lambda: detector.head(features)  # noqa: E731
+    spread(classes.cls_logits, 2.5, run)
+    classes.cls_logits.bias.add_(logit)
+    for of_anchor in (classes.cls_logits.weight, classes.cls_logits.bias):
+        torch.nn.init.zeros_(of_anchor.view(-1, classes.num_classes, *of_anchor.shape[1:])[:, 0])
+    classes.cls_logits.bias.view(-1, classes.num_classes)[:, 0] = -1e4
+    if hasattr(boxes, "bbox_ctrness"):
+        spread(boxes.bbox_ctrness, 1.0, run)
+        # Distances in units of the level, nearly all of them above 0.
+        spread(boxes.bbox_reg, 1.0, run)
+        boxes.bbox_reg.bias.add_(2.5)
+    else:
+        spread(boxes.bbox_reg, 0.3, run)

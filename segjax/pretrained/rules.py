@@ -32,6 +32,15 @@ def _flattened_map(side: int):
     return move
 
 
+def _without_background(anchors: int):
+    """Layout of the class outputs of several anchors, class after class of each: without the first of each anchor."""
+
+    def move(x: np.ndarray) -> np.ndarray:
+        return x.reshape(anchors, -1, *x.shape[1:])[:, 1:].reshape(-1, *x.shape[1:])
+
+    return move
+
+
 LAYOUTS = {
     "same": lambda x: x,
     "conv": lambda x: x.transpose(2, 3, 1, 0),
@@ -39,9 +48,12 @@ LAYOUTS = {
     "dense7x7": _flattened_map(7),
     # torch's transposed convolutions are [in, out, height, width].
     "upconv": lambda x: x.transpose(2, 3, 0, 1),
-    # Without the background, which torchvision's mask head has an output for and ours has not.
+    # Without the background, which torchvision's mask head and FCOS have an output for and ours have not.
     "conv_classes": lambda x: x.transpose(2, 3, 1, 0)[..., 1:],
     "classes": lambda x: x[1:],
+    # The same for RetinaNet's nine anchors.
+    "conv_classes_of_9": lambda x: _without_background(9)(x).transpose(2, 3, 1, 0),
+    "classes_of_9": _without_background(9),
 }
 
 
