@@ -14,6 +14,7 @@ from segjax.data import buckets as bucketing
 from segjax.data.buckets import Bucket, PlannedBatch
 from segjax.data.examples import BOXES, Wanted, keep_largest, training_example
 from segjax.data.masks import pack_into
+from segjax.data.mixtures import LOST, Mixture
 from segjax.data.source import DataError, Example, Problem, Source
 from segjax.data.transforms import Fit, Transform, fit_inside, place
 from segjax.types import IGNORE, Batch, Instances, Proposals
@@ -151,6 +152,8 @@ class TrainLoader(Loader):
     seed: int
     fit: Fit
     transforms: tuple[Transform, ...]
+    before: tuple[Transform, ...] = ()
+    mixtures: tuple[Mixture, ...] = ()
     when_unreadable = "replaced"
 
     @functools.cached_property
@@ -193,18 +196,33 @@ class TrainLoader(Loader):
             f"the first of them: {tried[0].detail}"
         )
 
-    def sample(
-        self, planned: int, repeat: int, *, epoch: int, bucket: Bucket, counts: collections.Counter, problems: list
+    def augmented(
+        self, planned: int, rng: np.random.Generator, *, bucket: Bucket, counts: collections.Counter, problems: list
     ) -> tuple[int, Example]:
-        """One augmented example. Its generator belongs to the planned image, also where another one stands in."""
+        """One example, augmented by itself, and the index of its image, which may stand in for the planned one."""
         index, example, found = self.readable(planned, problems)
         counts.update(found, **{"images replaced": int(index != planned)})
-        rng = np.random.default_rng([1, self.seed, epoch, planned, repeat])
         whole = len(example.labels)
+        for transform in self.before:
+            example = transform(example, rng)
         example = self.fit(example, rng, bucket)
         for transform in self.transforms:
             example = transform(example, rng)
-        counts["objects lost to crops"] += whole - len(example.labels)
+        counts[LOST] += whole - len(example.labels)
+        return index, example
+
+    def sample(
+        self, planned: int, repeat: int, *, epoch: int, bucket: Bucket, counts: collections.Counter, problems: list
+    ) -> tuple[int, Example]:
+        """One augmented and mixed example. Its generator belongs to the planned image, also where another stands in."""
+        rng = np.random.default_rng([1, self.seed, epoch, planned, repeat])
+        make = functools.partial(self.augmented, rng=rng, bucket=bucket, counts=counts, problems=problems)
+        index, example = make(planned)
+        for mixture in self.mixtures:
+            if rng.random() < mixture.probability:
+                others = [make(int(rng.integers(len(self.source))))[1] for _ in range(mixture.others)]
+                example, left_out = mixture([example, *others], rng, bucket)
+                counts.update(left_out)
         return index, self.limited(example, counts)
 
     def __call__(self, step: int) -> Loaded:
@@ -222,6 +240,8 @@ class TrainLoader(Loader):
 @dataclasses.dataclass(frozen=True)
 class EvaluationLoader(Loader):
     """The evaluation batch of a step: `segjax.data.pipeline.evaluation_batches` without reading ahead."""
+
+    fit: Fit = fit_inside
 
     @functools.cached_property
     def plan(self) -> list[PlannedBatch]:
@@ -241,7 +261,7 @@ class EvaluationLoader(Loader):
                 counts.update(found)
                 if not self.capacity:
                     example = keep_largest(example, 0)  # not asked for, so not in excess
-                example = fit_inside(example, np.random.default_rng(0), bucket)
+                example = self.fit(example, np.random.default_rng(0), bucket)
                 fill(batch, i, self.limited(example, counts))
                 batch.samples[i] = index
         return Loaded(batch, dict(counts), tuple(problems))

@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 
 from segjax.data.segmentations import drawn, segmentation_fault
 from segjax.data.source import DataError
@@ -98,3 +98,45 @@ def pack_into(packed: UInt8[np.ndarray, "capacity h2 bytes"], masks: Masks) -> N
         # Of a mirrored view packbits itself would be ten times slower.
         window = np.packbits(np.ascontiguousarray(mask[y : y + height, first : x + width]), axis=-1)
         out[y : y + height, first // 8 : first // 8 + window.shape[1]] = window
+
+
+def move_masks(masks: Masks, size: tuple[int, int], *, top: int, left: int) -> UInt8[np.ndarray, "n h2 w2"]:
+    """Masks of an image that lies on a canvas of `size`, (height, width), with its corner at (top, left)."""
+    moved = np.zeros((len(masks), *size), np.uint8)
+    for mask, out in zip(masks, moved):
+        x, y, width, height = _window(mask)
+        out[top + y : top + y + height, left + x : left + x + width] = mask[y : y + height, x : x + width]
+    return moved
+
+
+def join_masks(groups: Sequence[Masks]) -> UInt8[np.ndarray, "n h w"]:
+    """The masks of several groups over one canvas, one group after the other."""
+    joined = np.zeros((sum(map(len, groups)), *groups[0].shape[1:]), np.uint8)
+    for mask, out in zip((mask for group in groups for mask in group), joined):
+        x, y, width, height = _window(mask)
+        out[y : y + height, x : x + width] = mask[y : y + height, x : x + width]
+    return joined
+
+
+def cover_masks(
+    masks: Masks, cover: UInt8[np.ndarray, "_ _"]
+) -> tuple[UInt8[np.ndarray, "n h w"], Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """The masks without the pixels where `cover`, of the same size, is not zero.
+
+    Returns:
+        The masks left, as a copy, and the number of pixels of each before and after.
+    """
+    left, before, after = np.zeros(masks.shape, np.uint8), *np.zeros((2, len(masks)), np.int64)
+    for i, mask in enumerate(masks):
+        x, y, width, height = _window(mask)
+        window = np.s_[y : y + height, x : x + width]
+        left[i][window] = mask[window] * (cover[window] == 0)
+        before[i], after[i] = mask[window].sum(), left[i][window].sum()
+    return left, before, after
+
+
+def mask_boxes(masks: Masks) -> Float[np.ndarray, "n 4"]:
+    """The smallest box around each mask, `xyxy` in pixels; all zero around an empty one."""
+    windows = np.array([_window(mask) for mask in masks], np.float32).reshape(-1, 4)
+    windows[:, 2:] += windows[:, :2]
+    return windows

@@ -21,6 +21,7 @@ from segjax.data import buckets as bucketing
 from segjax.data.buckets import Bucket
 from segjax.data.examples import check_wanted
 from segjax.data.loading import OVER_CAPACITY, EvaluationLoader, Loaded, TrainLoader
+from segjax.data.mixtures import Mixture
 from segjax.data.proposals import ProposalFile
 from segjax.data.source import DataError, Problem, Source
 from segjax.data.transforms import Fit, Transform, fit_inside
@@ -123,8 +124,10 @@ def train_batches(
     batch_size: int,
     capacity: int,
     seed: int,
+    before: Sequence[Transform] = (),
     fit: Fit = fit_inside,
     transforms: Sequence[Transform] = (),
+    mixtures: Sequence[Mixture] = (),
     fields: Sequence[str] = (),
     proposals: ProposalFile | None = None,
     proposal_count: int = 0,
@@ -150,8 +153,11 @@ def train_batches(
         buckets: (height, width) of the batches' images, in pixels.
         capacity: number of objects an image can have.
         seed: not negative.
-        fit: brings an image into its bucket: `fit_inside`, or a `ScaleJitter`.
+        before: applied in order before `fit`, to images of their files' size: `segjax.data.augment`.
+        fit: brings an image into its bucket: `fit_inside`, `stretch`, or a `ScaleJitter`.
         transforms: applied in order after `fit`. `HorizontalFlip` must know the joints where keypoints are asked for.
+        mixtures: applied in order to finished examples and others, drawn from all images and made in the same way:
+            `segjax.data.mixtures`. `counts` then has the images and objects of these too.
         fields: what the objects of a batch carry beside boxes and labels, made only where asked for: "masks",
             "keypoints", and names of the source's attributes, which go to `Instances.extra`. An object without a mask
             or without keypoints is trained on as a box, and counted in `counts`. Or "label_map", for
@@ -161,7 +167,7 @@ def train_batches(
         start: the step to start at, counted over all epochs from 0.
         threads: how many batches are made at the same time. Decoding and resizing run in parallel.
         workers: processes in place of threads, each with `threads` threads; 0 for none. Worth their start-up (seconds)
-            where transforms are slow Python. `source`, `fit` and `transforms` must then be picklable.
+            where transforms are slow Python. `source` and all that augments must then be picklable.
         ahead: how many finished batches may wait, for each thread.
 
     Raises:
@@ -172,7 +178,8 @@ def train_batches(
     shared["wanted"] = check_wanted(source, fields, proposals, proposal_count)
     if seed < 0 or start < 0:
         raise ValueError(f"seed={seed} and start={start} must not be negative")
-    load = TrainLoader(**shared, seed=seed, fit=fit, transforms=tuple(transforms))
+    stages = dict(before=tuple(before), fit=fit, transforms=tuple(transforms), mixtures=tuple(mixtures))
+    load = TrainLoader(**shared, seed=seed, **stages)
     return Batches(
         load,
         source=source,
@@ -192,6 +199,7 @@ def evaluation_batches(
     buckets: Sequence[Bucket],
     batch_size: int,
     capacity: int = 0,
+    fit: Fit = fit_inside,
     fields: Sequence[str] = (),
     proposals: ProposalFile | None = None,
     proposal_count: int = 0,
@@ -199,7 +207,7 @@ def evaluation_batches(
     workers: int = 0,
     ahead: int = 2,
 ) -> Batches:
-    """Batches that show each image once, letterboxed and not augmented, bucket by bucket.
+    """Batches that show each image once, fitted and not augmented, bucket by bucket.
 
     Where there is no image, to fill up a batch or because it cannot be read (reported in `source.problems`), the batch
     holds a black one with sample -1. Boxes go back to the image file by `segjax.data.transforms.unletterbox`.
@@ -207,13 +215,14 @@ def evaluation_batches(
     Args: as in `train_batches`, except
         capacity: number of objects of an image that the batch carries, for a validation loss. 0, the default, carries
             none, and none of the `fields` of objects: an evaluator takes its ground truth from the source.
+        fit: `fit_inside`, or `stretch` for a model that is trained so.
         fields: "label_map" is carried whatever the capacity. Such maps are resized with the images; a score of the
             image files' own pixels needs `LabelMapSource.label_map`.
     """
     shared = _checked(source, buckets, batch_size, capacity)
     carried = [field for field in fields if capacity or field == "label_map"]
     wanted = check_wanted(source, carried, proposals, proposal_count)
-    load = EvaluationLoader(**shared, wanted=wanted)
+    load = EvaluationLoader(**shared, wanted=wanted, fit=fit)
     return Batches(
         load,
         source=source,

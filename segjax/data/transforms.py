@@ -3,7 +3,7 @@
 Boxes, proposals and joints are points in continuous coordinates; masks are pixels. A joint of visibility 0 is (0, 0, 0)
 wherever the image goes.
 
-There are two kinds. A `Fit` (`fit_inside`, `ScaleJitter`) brings an image into a bucket; a `Transform`
+There are two kinds. A `Fit` (`fit_inside`, `stretch`, `ScaleJitter`) brings an image into a bucket; a `Transform`
 (`HorizontalFlip`, `ColorJitter`) is `(example, rng) -> example` and works on the image at that size, so that its cost
 is bounded by the bucket and not by the file. All randomness comes from `rng`.
 
@@ -129,6 +129,12 @@ def fit_inside(example: Example, rng: np.random.Generator, bucket: Bucket) -> Ex
     return resize(example, (height, width))
 
 
+def stretch(example: Example, rng: np.random.Generator, bucket: Bucket) -> Example:
+    """The example as large as `bucket`, whatever its aspect ratio, as SSD and YOLO are trained; not random."""
+    del rng
+    return resize(example, bucket)
+
+
 def letterbox(example: Example, size: tuple[int, int]) -> tuple[Example, tuple[int, int]]:
     """The example fitted into `size` with its aspect ratio, at the top left, padding below and to the right.
 
@@ -156,7 +162,7 @@ def letterbox(example: Example, size: tuple[int, int]) -> tuple[Example, tuple[i
 def unletterbox(
     boxes: Float[np.ndarray, "n 4"], size: tuple[int, int], original: tuple[int, int]
 ) -> Float[np.ndarray, "n 4"]:
-    """Boxes of a letterboxed image in the pixels of the image file: the inverse of what `letterbox` does to boxes.
+    """Boxes of a resized image in the pixels of its file: the inverse of what `letterbox` and `stretch` do to boxes.
 
     Args:
         boxes: `xyxy` in pixels of the letterboxed image.
@@ -224,6 +230,9 @@ class ScaleJitter:
     To crop 360 x 360 from images of 360 x 480 at 0.5 to 2 times their size, the recipe of semantic segmentation, take
     the bucket (360, 360) and scales (2/3, 8/3): at scale 1 such an image fills the bucket's width, at 0.75 of its size.
 
+    With `stretch` the sides have scales of their own that fill the bucket, as `segjax.data.transforms.stretch` does it,
+    and the random scale multiplies both.
+
     An object is dropped, not trained on, where the window leaves less than `min_visible` of its box's area, or less
     than `min_size` pixels of its width or height after resizing. The box decides, also of an object with a mask.
     """
@@ -231,6 +240,7 @@ class ScaleJitter:
     scales: tuple[float, float] = (0.8, 1.25)
     min_visible: float = 0.2
     min_size: float = 1.0
+    stretch: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.scales[0] <= self.scales[1]:
@@ -241,11 +251,13 @@ class ScaleJitter:
             )
 
     def __call__(self, example: Example, rng: np.random.Generator, bucket: Bucket) -> Example:
-        height, width = example.image.shape[:2]
-        scale = fit(height, width, bucket)[2] * rng.uniform(*self.scales)
-        out = tuple(int(np.clip(side * scale + 1e-6, 1, limit)) for side, limit in zip((height, width), bucket))
-        window = tuple(int(np.clip(round(side / scale), 1, limit)) for side, limit in zip(out, (height, width)))
-        top, left = (int(rng.integers(0, limit - side + 1)) for side, limit in zip(window, (height, width)))
+        sides = example.image.shape[:2]
+        fitting = [out / side for out, side in zip(bucket, sides)] if self.stretch else [fit(*sides, bucket)[2]] * 2
+        factor = rng.uniform(*self.scales)
+        scales = [scale * factor for scale in fitting]
+        out = tuple(int(np.clip(n * scale + 1e-6, 1, limit)) for n, scale, limit in zip(sides, scales, bucket))
+        window = tuple(int(np.clip(round(n / scale), 1, limit)) for n, scale, limit in zip(out, scales, sides))
+        top, left = (int(rng.integers(0, limit - n + 1)) for n, limit in zip(window, sides))
         cropped = crop(example, top=top, left=left, height=window[0], width=window[1])
         visible = _areas(cropped.boxes) >= self.min_visible * _areas(example.boxes)
         resized = resize(cropped, out)
