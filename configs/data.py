@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any, Literal
 
+from configs.augment import Augment
 from segjax.data import label_maps, scenes
 from segjax.data.agnostic import AgnosticSource
 from segjax.data.coco import CocoSource
@@ -13,7 +14,7 @@ from segjax.data.pipeline import Batches, evaluation_batches, train_batches
 from segjax.data.proposals import ProposalFile
 from segjax.data.source import LabelMapSource, Source
 from segjax.data.tfds_label_maps import TfdsLabelMaps
-from segjax.data.transforms import ColorJitter, HorizontalFlip, ScaleJitter, Transform
+from segjax.data.transforms import ColorJitter, Fit, HorizontalFlip, ScaleJitter, Transform, fit_inside, stretch
 from segjax.data.voc import VocSource
 
 Part = Literal["train", "val", "test"]
@@ -29,7 +30,8 @@ class Masks:
     suffix: str = ".png"
     """folders: the end of a mask's name, in place of the ending of its image's: "_L.png"."""
     ids: tuple[int, ...] = ()
-    """The number in the files that stands for each class; 0, 1, 2, ... where empty."""
+    """The number in the files that stands for each of `classes`; 0, 1, 2, ... where empty. A class of several numbers
+    is named for each of them: classes "road", "car", "car" with the ids 0, 1, 2 make cars of both 1 and 2."""
     ignore: tuple[int, ...] = (255,)
     """Numbers in the files of pixels that do not count."""
     colours: str = ""
@@ -92,6 +94,11 @@ class Data:
     """Range of the random scale, relative to the size that fits the bucket; above 1 a random window is cut out."""
     color: float = 0.0
     """Strength of the random change of brightness, contrast and saturation, 0 to 1."""
+    stretch: bool = False
+    """Resize images to all of their bucket, whatever their aspect ratio, in training and in evaluation, as SSD and YOLO
+    do; by default they keep it and are padded."""
+    augment: Augment = Augment()
+    """Further augmentation, none by default."""
     threads: int = 1
     """Batches that are made at the same time."""
     workers: int = 0
@@ -200,7 +207,8 @@ class Data:
         ids = self.masks.ids or tuple(range(len(self.classes)))
         if len(ids) != len(self.classes):
             raise ValueError(f"data.masks.ids has {len(ids)} numbers for the {len(self.classes)} of data.classes.")
-        return self.classes, IdCode(ids, self.masks.ignore), None
+        classes = tuple(dict.fromkeys(self.classes))
+        return classes, IdCode(ids, self.masks.ignore, tuple(map(classes.index, self.classes))), None
 
     def _scenes(self, part: Part, name: str) -> pathlib.Path:
         if name not in scenes.SPLITS:
@@ -208,24 +216,30 @@ class Data:
         return scenes.ensure(self.root)[name]
 
     def training(self, source: Source, *, batch_size: int, seed: int, fields: tuple[str, ...] = ()) -> Batches:
-        """Endless augmented batches of `source`, the part to train on, with these fields."""
+        """Endless augmented batches of `source`, the part to train on, with these fields.
+
+        `ValueError` for augmentation that makes no sense for them.
+        """
+        self.augment.check(fields, proposals=any(self.proposals))
         joints = source.keypoints.flip if source.keypoints else None
         transforms: list[Transform] = [HorizontalFlip(self.flip, flip=joints)] if self.flip else []
         if self.color:
             transforms.append(ColorJitter(self.color, self.color, self.color))
-        options = {} if self.scales == (1.0, 1.0) else {"fit": ScaleJitter(self.scales)}
+        fit = self._fit() if self.scales == (1.0, 1.0) else ScaleJitter(self.scales, stretch=self.stretch)
         return train_batches(
             source,
             buckets=self.buckets,
             batch_size=batch_size,
             capacity=self.capacity,
             seed=seed,
-            transforms=transforms,
+            before=self.augment.before(),
+            fit=fit,
+            transforms=[*transforms, *self.augment.after()],
+            mixtures=self.augment.mixtures(),
             threads=self.threads,
             workers=self.workers,
             fields=fields,
             **self._proposals(source, "train"),
-            **options,
         )
 
     def evaluation(
@@ -235,25 +249,25 @@ class Data:
         batch_size: int,
         part: Part = "val",
         proposals: ProposalFile | None = None,
-        fields: tuple[str, ...] = (),
     ) -> Batches:
         """Each image of `source`, which is `part`, once, without augmentation.
 
         Args:
           proposals: in place of the part's own.
-          fields: ("label_map",) puts label maps into the batches, resized like the images, for a loss. Scores are of
-            the files' own pixels, which an evaluator takes from the source.
         """
         given = {"proposals": proposals, "proposal_count": self.proposal_count} if proposals else None
         return evaluation_batches(
             source,
             buckets=self.evaluation_buckets or self.buckets,
             batch_size=batch_size,
+            fit=self._fit(),
             threads=self.threads,
             workers=self.workers,
-            fields=fields,
             **(given or self._proposals(source, part)),
         )
+
+    def _fit(self) -> Fit:
+        return stretch if self.stretch else fit_inside
 
     def _proposals(self, source: Source, part: Part) -> dict[str, Any]:
         name = _of(self.proposals, part)

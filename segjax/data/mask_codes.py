@@ -50,14 +50,20 @@ class IdCode:
     """
 
     ids: tuple[int, ...]
-    """The number that stands for each class, 0 to 255."""
+    """The numbers that stand for classes, 0 to 255."""
     ignore: tuple[int, ...] = (IGNORE,)
     """Numbers of pixels that do not count, such as those of a void class."""
+    classes: tuple[int, ...] = ()
+    """The class of each of `ids`; 0, 1, 2, ... where empty. Several numbers may mean the same class."""
 
     def __post_init__(self) -> None:
         numbers = (*self.ids, *self.ignore)
         if not all(0 <= number <= 255 for number in numbers) or len(set(numbers)) < len(numbers):
             raise ValueError(f"ids={self.ids} and ignore={self.ignore} must be different numbers of 0 to 255")
+        if self.classes and (len(self.classes) != len(self.ids) or not all(0 <= i < IGNORE for i in self.classes)):
+            raise ValueError(
+                f"classes={self.classes} must have a class of 0 to {IGNORE - 1} for each of ids={self.ids}"
+            )
         check_count(self.ids)
 
     def read(self, image: Image.Image) -> Integer[np.ndarray, "h w *c"]:
@@ -85,7 +91,7 @@ class IdCode:
         """By number: 1 where it is known, and its class."""
         known, table = np.zeros(256, np.uint8), np.full(256, IGNORE, np.uint8)
         known[[*self.ids, *self.ignore]] = 1
-        table[list(self.ids)] = np.arange(len(self.ids))
+        table[list(self.ids)] = self.classes or np.arange(len(self.ids))
         return known, table
 
     def _one_channel(self, pixels: np.ndarray, where: str) -> np.ndarray:

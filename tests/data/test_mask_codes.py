@@ -54,6 +54,8 @@ def test_numbers_become_classes_and_void_does_not_count(ids):
     shuffled = tuple(np.random.default_rng(1).permutation(12).tolist())
     expected = np.array([shuffled.index(i) for i in range(12)])[ids]
     np.testing.assert_array_equal(read(Image.fromarray(ids), IdCode(shuffled)), expected)
+    halves = IdCode(tuple(range(12)), classes=tuple(i // 2 for i in range(12)))
+    np.testing.assert_array_equal(read(Image.fromarray(ids), halves), ids // 2)
 
 
 def test_of_a_palette_image_the_indices_count(ids):
@@ -146,6 +148,8 @@ def test_a_file_that_is_cut_short():
     lambda: IdCode((0, 255)),
     lambda: IdCode((0, 256)),
     lambda: IdCode(()),
+    lambda: IdCode((0, 1), classes=(0,)),
+    lambda: IdCode((0, 1), classes=(0, 255)),
     lambda: ColourCode(()),
     lambda: ColourCode(((SKY, 0), (SKY, 1))),
     lambda: colour_code(((SKY, "sky"),), ()),
