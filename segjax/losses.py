@@ -62,6 +62,46 @@ def sigmoid_focal(
     return -weight * jax.nn.log_sigmoid(margin)
 
 
+def quality_focal(logits: Float[Array, "*n"], quality: Float[Array, "*n"], *, beta: float = 2.0) -> Float[Array, "*n"]:
+    """Focal loss towards a quality in [0, 1] in place of a yes or no, elementwise (Li et al. 2020, "GFL", equation 5).
+
+    |quality - p|^beta times the binary cross-entropy of p, the sigmoid of the logit, against the quality. `beta` >= 1.
+    """
+    logits, quality = logits.astype(jnp.float32), quality.astype(jnp.float32)
+    return jnp.abs(quality - jax.nn.sigmoid(logits)) ** beta * sigmoid_cross_entropy(logits, quality)
+
+
+def varifocal(
+    logits: Float[Array, "*n"], quality: Float[Array, "*n"], *, alpha: float = 0.75, gamma: float = 2.0
+) -> Float[Array, "*n"]:
+    """Varifocal loss, elementwise (Zhang et al. 2021, "VarifocalNet", equation 2).
+
+    The binary cross-entropy of p, the sigmoid of the logit, against the quality, weighted by the quality where that is
+    above 0, and by `alpha` * p^gamma elsewhere: easy negatives count less, positives never. `gamma` >= 1. No
+    gradient flows through the weight, as in mmdetection.
+    """
+    logits, quality = logits.astype(jnp.float32), quality.astype(jnp.float32)
+    weight = jnp.where(quality > 0, quality, alpha * jax.nn.sigmoid(logits) ** gamma)
+    return jax.lax.stop_gradient(weight) * sigmoid_cross_entropy(logits, quality)
+
+
+def distribution_focal(logits: Float[Array, "*n bins"], values: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Cross-entropy towards the two bins beside a value, by how near they are (Li et al. 2020, "GFL", equation 6).
+
+    Bin i stands for the number i. Values beyond the first or the last bin are taken as that bin's.
+
+    Raises:
+        ValueError: fewer than two bins.
+    """
+    bins = logits.shape[-1]
+    if bins < 2:
+        raise ValueError(f"distribution_focal: logits have {bins} bin; a value lies between two.")
+    values = jnp.clip(values.astype(jnp.float32), 0.0, bins - 1.0)
+    below = jnp.minimum(jnp.floor(values).astype(jnp.int32), bins - 2)
+    above = values - below.astype(jnp.float32)
+    return (1.0 - above) * softmax_cross_entropy(logits, below) + above * softmax_cross_entropy(logits, below + 1)
+
+
 def softmax_cross_entropy(logits: Float[Array, "*n classes"], labels: Int[Array, "*n"]) -> Float[Array, "*n"]:
     """Cross-entropy of logits against class indices, over the last axis."""
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)

@@ -17,6 +17,7 @@ from segjax.ops import boxes as box_ops
 FLAT = 1e-6
 """A box with a side of at most this many pixels has no aspect ratio: its gradient would be without bounds."""
 
+
 class Overlap(NamedTuple):
     """How the boxes of each pair lie to one another: what the losses of the family are made of."""
 
@@ -59,7 +60,7 @@ def diou_loss(boxes: Float[Array, "*b 4"], targets: Float[Array, "*b 4"]) -> Flo
 
 
 def ciou_loss(boxes: Float[Array, "*b 4"], targets: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
-    """1 - the complete IoU of each pair: `diou_loss` and how far the aspect ratios differ (Zheng et al. 2020, section 3).
+    """1 - the complete IoU of each pair: `diou_loss`, and how far the aspect ratios differ (Zheng et al. 2020, 3.3).
 
     The difference of the angles arctan(width / height), squared and scaled to v in [0, 1], counts as often as
     alpha = v / (1 - IoU + v), through which no gradient flows (equations 8 to 11). A box without width or height has
