@@ -70,6 +70,38 @@ def match(
     return Matches(target, status.astype(jnp.int32), quality)
 
 
+def claim_best(
+    matches: Matches, anchors: Float[Array, "n 4"], boxes: Float[Array, "m 4"], valid: Bool[Array, "m"]
+) -> Matches:
+    """`matches`, in which each valid box has got the anchor that it overlaps best, whatever their IoU.
+
+    The first step of SSD's matching (Liu et al. 2016, section 2.2) as torchvision's `SSDMatcher` takes it: of anchors
+    that overlap a box equally well the first is claimed, and of boxes that claim one anchor the last has it. The anchor
+    is POSITIVE and its target is the box, even where it overlaps another one better. A box that no anchor overlaps
+    claims none. `quality` stays what it is. No gradient flows through.
+
+    Args:
+        matches: of these anchors and boxes.
+        anchors, boxes: `xyxy` in pixels.
+        valid: False for padding.
+    """
+    n, m = anchors.shape[0], boxes.shape[0]
+    if n == 0 or m == 0:
+        return matches
+    anchors, boxes = lax.stop_gradient((anchors, boxes))
+
+    def best(box):
+        ious = box_ops.iou(box[None], anchors)[0]
+        return jnp.where(ious.max() > 0, jnp.argmax(ious).astype(jnp.int32), n)
+
+    # A few boxes at a time, so that memory does not grow with n * m.
+    claimed = lax.map(best, jnp.where(valid[:, None], boxes, 0), batch_size=8)
+    # Written at once, two boxes would have one anchor in either order; the maximum of their indices is the last.
+    owner = jnp.full(n, -1, jnp.int32).at[claimed].max(jnp.arange(m, dtype=jnp.int32), mode="drop")
+    target = jnp.where(owner >= 0, owner, matches.target)
+    return Matches(target, jnp.where(owner >= 0, POSITIVE, matches.status).astype(jnp.int32), matches.quality)
+
+
 def _best(anchors: Array, boxes: Array, valid: Array, chunk: int) -> tuple[Array, Array, Array]:
     """Best IoU of each anchor, which box it is with, and whether the anchor is the best of some box."""
     n, m = anchors.shape[0], boxes.shape[0]

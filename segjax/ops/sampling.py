@@ -1,10 +1,10 @@
-"""Random samples of fixed size, balanced between positives and negatives."""
+"""What a loss is taken over: random samples of fixed size, balanced between positives and negatives, or the hardest."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int32, Key
+from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
 from segjax.ops.matching import NEGATIVE, POSITIVE
 
@@ -52,6 +52,17 @@ def sample_balanced(
     positive, valid = slot < taken, slot < total
     chosen = jnp.where(positive, jnp.take(positives, slot, mode="clip"), jnp.take(negatives, slot - taken, mode="clip"))
     return Samples(jnp.where(valid, chosen, 0), positive, valid)
+
+
+def hardest(values: Float[Array, "n"], candidates: Bool[Array, "n"], count: Int[Array, ""]) -> Bool[Array, "n"]:
+    """The `count` candidates with the largest values, all of them where there are fewer. No gradient flows through.
+
+    Of equal values the lower index is taken. A NaN is the largest of all, so that a loss that has become NaN is seen.
+    """
+    values = jax.lax.stop_gradient(values.astype(jnp.float32))
+    order = jnp.lexsort((jnp.where(jnp.isnan(values), -jnp.inf, -values), ~candidates))
+    taken = jnp.arange(values.shape[0], dtype=jnp.int32) < count
+    return jnp.zeros_like(candidates).at[order].set(taken) & candidates
 
 
 def _draw(key: Array, mask: Array, count: int) -> tuple[Array, Array]:

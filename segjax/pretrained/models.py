@@ -10,8 +10,10 @@ from jax.typing import DTypeLike
 from segjax.models.deeplab import deeplabv3
 from segjax.models.faster_rcnn import faster_rcnn
 from segjax.models.fcn import fcn
+from segjax.models.fcos import fcos
 from segjax.models.heads.box import BoxHead, BoxNetwork
 from segjax.models.heads.mask import MaskHead, MaskNetwork
+from segjax.models.heads.retina import RetinaNetwork, RetinaSettings
 from segjax.models.heads.rpn import RPNHead, RPNSettings
 from segjax.models.keypoint_rcnn import keypoint_rcnn
 from segjax.models.layers.fpn import FPN
@@ -22,7 +24,9 @@ from segjax.models.layers.vgg import VGG16
 from segjax.models.lraspp import lraspp
 from segjax.models.mask_rcnn import mask_rcnn
 from segjax.models.parts import Module
-from segjax.pretrained import rules
+from segjax.models.retinanet import retinanet
+from segjax.models.ssd import ssd300, ssdlite320
+from segjax.pretrained import pyramid_rules, rules, ssd_rules
 from segjax.pretrained.rules import Rule
 from segjax.types import Model
 
@@ -34,6 +38,8 @@ class Detector(NamedTuple):
     rules: Callable[[], list[Rule]]
     epsilon: float = EPSILON
     """What its norms add to the variance."""
+    side: int = 32
+    """Pixels of square images that it can be made for."""
 
 
 class Segmenter(NamedTuple):
@@ -119,6 +125,26 @@ def _segmenter_mobilenet(
     return make(classes, **{"backbone": backbone, **options}, dtype=dtype)
 
 
+RETINA_V2 = RetinaSettings(box_loss="giou")
+
+
+def _retinanet_v2(
+    classes: int, *, settings: RetinaSettings = RETINA_V2, dtype: DTypeLike = jnp.float32, **options: Any
+) -> Model:
+    """The `_v2` form: trained norms, group norm in the head, coarser levels from C5, a loss of boxes as a whole."""
+    defaults = {
+        "backbone": ResNet(50, "batch", stages=(2, 3, 4), dtype=dtype),
+        "neck": FPN(extra="convolved_input", dtype=dtype),
+        "network": RetinaNetwork(classes, settings.per_position, norm="group", dtype=dtype),
+    }
+    return retinanet(classes, **{**defaults, **options}, settings=settings, dtype=dtype)
+
+
+def _ninety(make: Callable[..., Model]) -> Callable[..., Model]:
+    """Of COCO's 90 classes unless told otherwise."""
+    return lambda *, classes=90, **options: make(classes, **options)
+
+
 def _with(base: Callable[[], list[Rule]], *heads: Callable[[], list[Rule]]) -> Callable[[], list[Rule]]:
     return lambda: [*base(), *(rule for head in heads for rule in head())]
 
@@ -137,7 +163,7 @@ def _vgg16_classifier() -> list[Rule]:
     ]
 
 
-DETECTORS: dict[str, Detector] = {
+TWO_STAGE: dict[str, Detector] = {
     "fasterrcnn_resnet50_fpn": Detector(functools.partial(_resnet50_fpn, faster_rcnn), rules.faster_rcnn_rules),
     "fasterrcnn_resnet50_fpn_v2": Detector(
         functools.partial(_resnet50_fpn_v2, faster_rcnn), rules.faster_rcnn_v2_rules
@@ -159,6 +185,16 @@ DETECTORS: dict[str, Detector] = {
         _with(rules.faster_rcnn_rules, rules.keypoint_rules),
     ),
 }
+
+SINGLE_SHOT: dict[str, Detector] = {
+    "retinanet_resnet50_fpn": Detector(_ninety(retinanet), pyramid_rules.retinanet_rules),
+    "retinanet_resnet50_fpn_v2": Detector(_ninety(_retinanet_v2), pyramid_rules.retinanet_v2_rules),
+    "fcos_resnet50_fpn": Detector(_ninety(fcos), pyramid_rules.fcos_rules),
+    "ssd300_vgg16": Detector(_ninety(ssd300), ssd_rules.ssd300_rules, side=300),
+    "ssdlite320_mobilenet_v3_large": Detector(_ninety(ssdlite320), ssd_rules.ssdlite_rules, MobileNetV3.epsilon),
+}
+
+DETECTORS = {**TWO_STAGE, **SINGLE_SHOT}
 
 
 def _segmenter_rules(

@@ -11,11 +11,11 @@ torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
 from segjax.models.layers.norms import EPSILON  # noqa: E402
-from segjax.pretrained.models import DETECTORS  # noqa: E402
+from segjax.pretrained.models import TWO_STAGE  # noqa: E402
 from tests.parity.detectors import made_of  # noqa: E402
 
 
-@pytest.fixture(scope="module", params=DETECTORS)
+@pytest.fixture(scope="module", params=TWO_STAGE)
 def pair(request):
     """(ours, torchvision's) as their builders make them without options but for the weights."""
     with torch.device("meta"):

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 from segjax.ops.masks import paste  # noqa: E402
-from segjax.pretrained.models import DETECTORS  # noqa: E402
+from segjax.pretrained.models import TWO_STAGE  # noqa: E402
 from tests.parity.conftest import as_batch, as_torch, random_images, random_objects  # noqa: E402
 from tests.parity.detectors import (  # noqa: E402
     images_of,
@@ -27,7 +27,7 @@ CONSTANT = "['keypoint']['upsample']['bias']"
 """Adds the same to every cell of a map, which a softmax over the cells does not see."""
 
 
-@pytest.fixture(scope="module", params=[name for name in DETECTORS if name != "fasterrcnn_resnet50_fpn"])
+@pytest.fixture(scope="module", params=[name for name in TWO_STAGE if name != "fasterrcnn_resnet50_fpn"])
 def pair(request):
     """One detector in torchvision and in segjax."""
     return make_pair(request.param)
