@@ -3,13 +3,17 @@
     python -m train.inspect NAME [--field value ...]
 
 Prints, for each part of the data set, counts, sizes of boxes or shares of classes, the bucket plan, what is beyond the
-capacity and every kind of fault, and writes runs/NAME/inspect_PART.png, a sheet of labelled images.
+capacity and every kind of fault, and writes runs/NAME/inspect_PART.png, a sheet of labelled images. At last it writes
+runs/NAME/inspect_batches.png, what training will see: cropped, mixed and coloured as the recipe says.
 """
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
 
+from configs.base import Recipe
+from segjax.data import batch_pictures
 from segjax.data.buckets import Bucket
 from segjax.data.source import Source
 from segjax.visualize import save_png
@@ -27,10 +31,23 @@ def inspect_source(
     return found
 
 
+def show_batches(recipe: Recipe, source: Source, out: pathlib.Path, *, count: int = 12) -> None:
+    """Writes a sheet of the first `count` images that training shows a model, augmented, to `out`.
+
+    Proposals, which are not drawn, need not have been made yet.
+    """
+    data = dataclasses.replace(recipe.data, proposals=("", "", ""))
+    batches = data.training(source, batch_size=count, seed=recipe.seed, fields=recipe.model.fields)
+    try:
+        save_png(out, batch_pictures.picture(batches, source, count=count))
+    finally:
+        batches.close()
+
+
 def main(arguments: list[str]) -> None:
     """Inspects every part that a recipe names; all are read with the class map of the part to train on."""
     name, recipe = recipe_from(arguments, program="python -m train.inspect")
-    data, classes = recipe.data, None
+    data, sources, classes = recipe.data, {}, None
     with one_sentence():
         for part in ("train", "val", "test"):
             if not getattr(data, part):
@@ -40,9 +57,14 @@ def main(arguments: list[str]) -> None:
                 buckets = data.buckets if part == "train" else data.evaluation_buckets or data.buckets
                 out = recipe.run / f"inspect_{part}.png"
                 found = inspect_source(TASKS[recipe.model.task], source, buckets, data.capacity, out)
-            classes = source.classes
+            sources[part], classes = source, source.classes
             print(f"{found.text()}\n")
             say(f"labelled images: {out}")
+        if "train" in sources:
+            out = recipe.run / "inspect_batches.png"
+            with told(f"{name}: making batches"):
+                show_batches(recipe, sources["train"], out)
+            say(f"images as training sees them: {out}")
 
 
 if __name__ == "__main__":

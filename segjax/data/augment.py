@@ -63,7 +63,7 @@ class ZoomOut:
     largest: float = 4.0
 
     def __post_init__(self) -> None:
-        check_range("ZoomOut: probability", (0.0, self.probability), 0, 1)
+        check_range("ZoomOut: probability", (0.0, self.probability), 0.0, 1.0)
         if not self.largest >= 1:
             raise ValueError(f"ZoomOut: largest must be at least 1, not {self.largest}")
 
@@ -96,9 +96,9 @@ class IoUCrop:
     trials: int = 40
 
     def __post_init__(self) -> None:
-        check_range("IoUCrop: probability", (0.0, self.probability), 0, 1)
-        check_range("IoUCrop: scales", self.scales, 0, 1)
-        check_range("IoUCrop: aspects", self.aspects, 0, np.inf)
+        check_range("IoUCrop: probability", (0.0, self.probability), 0.0, 1.0)
+        check_range("IoUCrop: scales", self.scales, 0.0, 1.0)
+        check_range("IoUCrop: aspects", self.aspects, 0.0, np.inf)
         if self.trials < 1 or not all(0 <= overlap <= 1 for overlap in self.overlaps):
             raise ValueError(f"IoUCrop: trials={self.trials} must be positive, overlaps={self.overlaps} lie in 0..1")
 

@@ -104,9 +104,9 @@ class Mosaic:
     min_size: float = 1.0
 
     def __post_init__(self) -> None:
-        check_range("Mosaic: probability", (0.0, self.probability), 0, 1)
-        check_range("Mosaic: centre", self.centre, 0, 1)
-        check_range("Mosaic: min_visible", (0.0, self.min_visible), 0, 1)
+        check_range("Mosaic: probability", (0.0, self.probability), 0.0, 1.0)
+        check_range("Mosaic: centre", self.centre, 0.0, 1.0)
+        check_range("Mosaic: min_visible", (0.0, self.min_visible), 0.0, 1.0)
         if self.min_size < 0:
             raise ValueError(f"Mosaic: min_size must not be negative, but is {self.min_size}")
 
@@ -149,7 +149,7 @@ class MixUp:
     """Zhang et al.'s choice; the larger, the nearer the weights are to a half."""
 
     def __post_init__(self) -> None:
-        check_range("MixUp: probability", (0.0, self.probability), 0, 1)
+        check_range("MixUp: probability", (0.0, self.probability), 0.0, 1.0)
         if not self.alpha > 0:
             raise ValueError(f"MixUp: alpha must be positive, not {self.alpha}")
 
@@ -180,8 +180,8 @@ class CopyPaste:
     """In 0..1. At 0 every object stays of which a pixel is left."""
 
     def __post_init__(self) -> None:
-        check_range("CopyPaste: probability", (0.0, self.probability), 0, 1)
-        check_range("CopyPaste: min_visible", (0.0, self.min_visible), 0, 1)
+        check_range("CopyPaste: probability", (0.0, self.probability), 0.0, 1.0)
+        check_range("CopyPaste: min_visible", (0.0, self.min_visible), 0.0, 1.0)
 
     def __call__(self, examples: Sequence[Example], rng: np.random.Generator, bucket: Bucket) -> Mixed:
         del bucket

@@ -66,9 +66,9 @@ class PhotometricDistort:
 
     def __post_init__(self) -> None:
         for name in ("probability", "each"):
-            check_range(f"PhotometricDistort: {name}", (0.0, getattr(self, name)), 0, 1)
+            check_range(f"PhotometricDistort: {name}", (0.0, getattr(self, name)), 0.0, 1.0)
         for name in ("brightness", "contrast", "saturation"):
-            check_range(f"PhotometricDistort: {name}", getattr(self, name), 0, np.inf)
+            check_range(f"PhotometricDistort: {name}", getattr(self, name), 0.0, np.inf)
         check_range("PhotometricDistort: hue", self.hue, -0.5, 0.5)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:

@@ -39,6 +39,7 @@ def test_every_part_is_shown(root, tmp_path, capsys):
     for part in ("train", "val"):
         assert read_size(tmp_path / "run" / f"inspect_{part}.png") > (300, 300)
         assert f"inspect_{part}.png" in err
+    assert read_size(tmp_path / "run" / "inspect_batches.png") > (300, 300) and "inspect_batches.png" in err
 
 
 def test_bad_data_stops_with_one_sentence(root, tmp_path):
