@@ -35,6 +35,8 @@ class Detector(System, abc.ABC):
     """What all detectors share: how they are scored."""
 
     task: ClassVar[str] = "detection"
+    multiple: ClassVar[int] = 32
+    """What the sides of its images are to be multiples of."""
 
     @property
     def fields(self) -> tuple[str, ...]:
