@@ -16,6 +16,7 @@ from segjax.data.source import LabelMapSource, Source
 from segjax.data.tfds_label_maps import TfdsLabelMaps
 from segjax.data.transforms import ColorJitter, Fit, HorizontalFlip, ScaleJitter, Transform, fit_inside, stretch
 from segjax.data.voc import VocSource
+from segjax.data.yolo_labels import YoloSource
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -55,21 +56,26 @@ class Tfds:
 class Data:
     """Where the images are, and how they become batches."""
 
-    format: Literal["scenes", "coco", "voc", "lists", "folders", "tfds"] = "scenes"
+    format: Literal["scenes", "coco", "voc", "yolo", "lists", "folders", "tfds"] = "scenes"
     """scenes: generated into `root` when absent; coco: JSON files and image folders; voc: XML files and split lists, or
-    its SegmentationClass. With label maps alone: lists: text files of image and mask paths; folders: of either; tfds:
-    tensorflow-datasets."""
+    its SegmentationClass; yolo: folders of images and of text labels, objects alone. With label maps alone: lists: text
+    files of image and mask paths; folders: of either; tfds: tensorflow-datasets."""
     root: pathlib.Path = pathlib.Path("data/scenes")
     """The folder of all of it; tfds: its data_dir."""
     train: str = "train"
     """The part to train on. voc: a list in ImageSets/Main, or Segmentation for label maps. coco: the annotation file,
-    lists: the list, folders: the folder of the images, each relative to `root`. tfds: a split, "train[:90%]"."""
+    lists: the list, folders, yolo: the folder of the images, each relative to `root`. tfds: a split, "train[:90%]"."""
     val: str = "val"
     """The part to evaluate on while training."""
     test: str = ""
     """The part for `train.evaluate --part test`; none by default."""
     images: tuple[str, str, str] = ("", "", "")
     """coco: the image folders of train, val and test, relative to `root`."""
+    labels: tuple[str, str, str] = ("", "", "")
+    """yolo: the folders of the label files of train, val and test, relative to `root`; where empty, that of the images
+    with its last "images" made "labels"."""
+    names: str = ""
+    """yolo: a file with the name of each class on a line, relative to `root`; where empty, `classes` are the names."""
     classes: tuple[str, ...] = ()
     """The classes to read, in this order, the first being "background" for label maps of coco; all by default. lists,
     folders, tfds: what the numbers in the masks mean; tfds: by default what the data set says."""
@@ -138,6 +144,8 @@ class Data:
             if fields:
                 raise ValueError(f"Pascal VOC's XML has no {fields[0]!r}, which this model learns from; use COCO JSON.")
             return VocSource(self.root, split=name, classes=classes)
+        if self.format == "yolo":
+            return self._yolo(part, name, classes, fields)
         options = {
             "classes": classes,
             "segmentations": segmentations or "masks" in fields,
@@ -150,6 +158,17 @@ class Data:
         # The joints are in a file of their own, of persons alone, as COCO's are.
         file = "keypoints.json" if "keypoints" in fields else "instances.json"
         return CocoSource(folder / file, folder / "images", name=f"scenes_{name}", **options)
+
+    def _yolo(self, part: Part, name: str, classes: tuple[str, ...] | None, fields: tuple[str, ...]) -> Source:
+        if fields:
+            raise ValueError(f"YOLO's text labels have no {fields[0]!r}, which this model learns from; use COCO JSON.")
+        if not self.names and not self.classes:
+            raise ValueError("data.names and data.classes are both empty: name the class of each number in the labels.")
+        before, images, after = name.rpartition("images")
+        labels = _of(self.labels, part) or (f"{before}labels{after}" if images else name)
+        names = self.root / self.names if self.names else self.classes
+        # A set is called by its part: folders of images are often all called "images".
+        return YoloSource(self.root / name, self.root / labels, names=names, name=f"yolo_{part}", classes=classes)
 
     def _label_maps(self, part: Part, name: str, classes: tuple[str, ...] | None) -> LabelMapSource:
         if self.format == "coco":
@@ -280,7 +299,12 @@ def _of(values: tuple[str, str, str], part: Part) -> str:
     return values[PARTS.index(part)]
 
 
-OBJECTS = {"scenes": {"classes"}, "coco": {"images", "classes"}, "voc": {"classes"}}
+OBJECTS = {
+    "scenes": {"classes"},
+    "coco": {"images", "classes"},
+    "voc": {"classes"},
+    "yolo": {"classes", "labels", "names"},
+}
 LABEL_MAPS = {
     "scenes": set(),
     "coco": {"images", "classes"},
@@ -302,12 +326,12 @@ def _check_options(data: Data, fields: tuple[str, ...]) -> None:
         )
     table = LABEL_MAPS if labelled else OBJECTS
     if data.format not in table:
+        has = "objects and no label maps" if labelled else "label maps and no objects"
         raise ValueError(
-            f"data.format {data.format!r} has label maps and no objects, which this model learns from; use one of "
-            f"{', '.join(table)}."
+            f"data.format {data.format!r} has {has}, which this model learns from; use one of {', '.join(table)}."
         )
     parts = [(name, field.name) for name in ("masks", "tfds") for field in dataclasses.fields(getattr(data, name))]
-    options = ("images", "classes", *map(".".join, parts))
+    options = ("images", "labels", "names", "classes", *map(".".join, parts))
     for name in options:
         if name not in table[data.format] and _value(data, name) != _value(Data(), name):
             kind = "label maps" if labelled else "objects"
