@@ -63,8 +63,8 @@ def from_torchvision(
         of its classifier too, as the box head's "fc6" and "fc7".
       state_dict: names to arrays: torch tensors, NumPy arrays, or what `read_torch_file` returns.
       epsilon: what the batch norms that the weights were trained with add to the variance, by default what the model
-        called `name` here adds. The ResNet detectors that torchvision released as COCO_V1, but for the `_v2` ones
-        and FCOS, need 0.0, which torchvision itself sets after loading them; weights of models made or fine-tuned otherwise
+        called `name` here adds. The ResNet detectors that torchvision released as COCO_V1, but for the `_v2` ones and
+        FCOS, need 0.0, which torchvision itself sets after loading them; weights of models made or fine-tuned otherwise
         have 1e-5. The scales of norms that are constants are converted, so that ours give the same numbers.
       norm: the kind of norms that the backbone is to have, "frozen_batch" or "batch". Where `name` is a backbone's, the
         former is the default; where it is that of a model of semantic segmentation, the latter, and its heads have
