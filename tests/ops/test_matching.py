@@ -115,3 +115,41 @@ def test_memory_is_bounded_for_10_000_boxes_and_200_000_anchors():
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         matching.match(jnp.zeros((2, 4)), jnp.zeros((2, 4)), jnp.ones(2, bool), **options)
+
+
+def claims_by_loops(anchors, boxes, valid, target, status):
+    """Box after box takes the anchor that it overlaps best, the first of equals, from whichever box had it."""
+    target, status = target.copy(), status.copy()
+    for g in np.flatnonzero(valid):
+        ious = [oracles.iou(anchor, boxes[g]) for anchor in anchors.astype(np.float64)]
+        if max(ious) > 0:
+            target[np.argmax(ious)], status[np.argmax(ious)] = g, POSITIVE
+    return target, status
+
+
+@pytest.mark.parametrize("boxes", [0, 1, 5, 19])
+def test_claims_equal_the_loops(boxes, rng):
+    """With twins among anchors and boxes, boxes without area, and far ones."""
+    anchors, boxes = grid_boxes(rng, 30), grid_boxes(rng, boxes)
+    anchors[1], valid = anchors[0], rng.uniform(size=len(boxes)) < 0.8
+    if len(boxes) >= 5:
+        boxes[1], boxes[2], boxes[3], valid[:5] = boxes[0], [4, 4, 4, 4], [900, 900, 910, 910], True
+    given = tuple(map(jnp.asarray, (anchors, boxes, valid)))
+    plain = match(*given, **THRESHOLDS)
+    found = jax.jit(matching.claim_best)(plain, *given)
+    target, status = claims_by_loops(anchors, boxes, valid, *map(np.asarray, (plain.target, plain.status)))
+    np.testing.assert_array_equal(found.target, target)
+    np.testing.assert_array_equal(found.status, status)
+    np.testing.assert_array_equal(found.quality, plain.quality)
+    if len(boxes) >= 5:
+        assert (np.asarray(found.status) > np.asarray(plain.status)).any()
+
+
+def test_the_last_box_has_an_anchor_that_two_claim():
+    """Its own best object is the first, which it then loses."""
+    anchors = jnp.array([[0.0, 0, 10, 10], [100, 100, 110, 110]])
+    boxes = jnp.array([[0.0, 0, 10, 9], [0, 0, 10, 2], [0, 0, 10, 3]])
+    plain = match(anchors, boxes, jnp.array([True, True, False]), **THRESHOLDS)
+    found = matching.claim_best(plain, anchors, boxes, jnp.array([True, True, False]))
+    assert (plain.target[0], found.target[0]) == (0, 1)
+    np.testing.assert_array_equal(found.status, [POSITIVE, NEGATIVE])

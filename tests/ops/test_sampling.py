@@ -102,3 +102,30 @@ def test_no_anchors_at_all(key):
 def test_bad_arguments_are_named(options, key):
     with pytest.raises(ValueError, match=r"count=0|positive_fraction=1\.5"):
         sampling.sample_balanced(key, jnp.zeros(4, jnp.int32), **options)
+
+
+def hardest_by_loop(values, candidates, count):
+    """One after the other: the largest left, NaN before all, of equal ones the first."""
+    left, taken = [i for i in range(len(values)) if candidates[i]], np.zeros(len(values), bool)
+    while left and taken.sum() < count:
+        best = max(left, key=lambda i: (np.inf if np.isnan(values[i]) else values[i], np.isnan(values[i]), -i))
+        taken[best] = True
+        left.remove(best)
+    return taken
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 20, 99])
+def test_hardest_equals_the_loop(count, rng):
+    """Values of a few kinds, so that most are equal to others; more are wanted than there are, at last."""
+    values = rng.integers(0, 4, (5, 40)).astype(np.float32)
+    values[1, 3], values[2] = np.inf, 1.0
+    values[3, 5:9] = -np.inf
+    values[4, 11] = values[4, 30] = np.nan
+    candidates = rng.uniform(size=(5, 40)) < 0.6
+    candidates[4, 30] = True
+    found = jax.jit(jax.vmap(sampling.hardest, in_axes=(0, 0, None)))(
+        jnp.asarray(values), jnp.asarray(candidates), jnp.int32(count)
+    )
+    for i in range(5):
+        np.testing.assert_array_equal(found[i], hardest_by_loop(values[i], candidates[i], count))
+        assert found[i].sum() == min(count, candidates[i].sum())
