@@ -109,7 +109,7 @@ def move_masks(masks: Masks, size: tuple[int, int], *, top: int, left: int) -> U
     return moved
 
 
-def join_masks(groups: Sequence[Masks]) -> UInt8[np.ndarray, "n h w"]:
+def join_masks(groups: Sequence[UInt8[np.ndarray, "_ h w"]]) -> UInt8[np.ndarray, "total h w"]:
     """The masks of several groups over one canvas, one group after the other."""
     joined = np.zeros((sum(map(len, groups)), *groups[0].shape[1:]), np.uint8)
     for mask, out in zip((mask for group in groups for mask in group), joined):
