@@ -117,11 +117,10 @@ class SSDLiteNetwork(nn.Module):
 
 def _of_all_maps(predict, maps: Maps, per_place: Sequence[int], classes: int) -> SSDOutputs:
     """Outputs of all maps, row by row, column by column, prior by prior: the order of `grid_priors`."""
-    if len(maps) != len(per_place):
-        raise ValueError(f"the backbone gives {len(maps)} maps, and there are priors for {len(per_place)}.")
     outputs = []
     for name, columns in (("class", classes + 1), ("box", 4)):
-        values = [predict(x, count * columns, f"{name}{i}") for i, (x, count) in enumerate(zip(maps, per_place))]
+        each = enumerate(zip(maps, per_place, strict=True))
+        values = [predict(x, count * columns, f"{name}{i}") for i, (x, count) in each]
         flat = [x.reshape(x.shape[0], -1, columns).astype(jnp.float32) for x in values]
         outputs.append(jnp.concatenate(flat, axis=1))
     return SSDOutputs(*outputs)
