@@ -29,6 +29,7 @@ RECIPE = Recipe(
         train="trainval",
         val="test",
         buckets=((448, 448),),
+        stretch=True,
         capacity=64,
         scales=(0.8, 1.2),
         color=0.4,
