@@ -24,7 +24,6 @@ RECIPE = dataclasses.replace(
         ssd=SSDSettings(candidates=200, detections=100),
     ),
     data=BCCD.data,
-    optim=dataclasses.replace(SCENES.optim, lr=2e-3),
     steps=800,
     batch_size=4,
     eval_batch_size=4,

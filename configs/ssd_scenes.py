@@ -22,7 +22,7 @@ RECIPE = Recipe(
         ssd=SSDSettings(candidates=100, detections=50),
     ),
     data=Data(buckets=((128, 160), (160, 128)), capacity=10, flip=0.5),
-    optim=Optim(name="adamw", lr=3e-3, weight_decay=0.05, schedule="cosine", warmup_steps=50, clip_norm=10.0),
+    optim=Optim(name="adamw", lr=1e-3, weight_decay=0.05, schedule="cosine", warmup_steps=50, clip_norm=10.0),
     steps=1300,
     batch_size=8,
     eval_batch_size=8,
