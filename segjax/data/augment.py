@@ -26,7 +26,7 @@ def check_range(name: str, values: tuple[float, float], low: float, high: float)
 def canvas(size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """An image of `size`, (height, width) in pixels, of the mean colour everywhere."""
     image = np.empty((*size, 3), np.uint8)
-    image[:] = MEAN_COLOUR
+    image[:] = np.tile(np.array(MEAN_COLOUR, np.uint8), (size[1], 1))  # by rows: many times as fast as by pixels
     return image
 
 

@@ -197,7 +197,7 @@ class CopyPaste:
         base, pasted = _at_corner(base, size), _at_corner(pasted, size)
         cover = pasted.masks.max(axis=0)
         below = self._covered(base, cover)
-        image = np.where(cover[..., None] > 0, pasted.image, base.image)
+        image = cv2.copyTo(pasted.image, cover, base.image.copy())
         counts[COVERED] = len(base.labels) - len(below.labels)
         return Mixed(dataclasses.replace(joined([below, pasted]), image=image), counts)
 

@@ -37,8 +37,9 @@ def adjust_saturation(image: Picture, factor: float) -> Picture:
 def adjust_hue(image: Picture, turn: float) -> Picture:
     """The image with the hue (of hue, saturation and value) turned by `turn` of the whole circle of colours."""
     colours = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
-    colours[..., 0] = (colours[..., 0] + np.float32(360 * turn)) % 360
-    return cv2.convertScaleAbs(cv2.cvtColor(colours, cv2.COLOR_HSV2RGB))
+    # OpenCV takes hues above 360 degrees for what they are beyond them, but not those below 0.
+    turned = cv2.add(colours, (turn % 1 * 360, 0, 0, 0))
+    return cv2.convertScaleAbs(cv2.cvtColor(turned, cv2.COLOR_HSV2RGB))
 
 
 def _by_table(image: Picture, values: Float[np.ndarray, "256"]) -> Picture:
@@ -91,5 +92,5 @@ class PhotometricDistort:
         if starker and not early:
             image = adjust_contrast(image, contrast)
         if swapped:
-            image = np.ascontiguousarray(image[..., channels])
+            image = cv2.transform(image, np.eye(3, dtype=np.float32)[channels])
         return dataclasses.replace(example, image=image)
