@@ -73,6 +73,40 @@ def test_fpn_sums_from_the_top(key):
     assert values == [[111.5], [110.5], [100.5], [100.5]]
 
 
+@pytest.mark.parametrize(("extra", "shapes"), [
+    ("none", []),
+    ("subsampled", [(3, 2)]),
+    ("convolved", [(3, 2), (2, 1)]),
+    ("convolved_input", [(3, 2), (2, 1)]),
+])  # fmt: skip
+def test_fpn_coarser_levels(extra, shapes, rng):
+    """By hand: a convolution of stride 2 of the pyramid's last map or of the input's, a rectifier and another."""
+    maps = [jnp.asarray(rng.normal(size=(1, *size, 3)).astype(np.float32)) for size in ((10, 8), (5, 4))]
+    net = FPN(2, extra=extra)
+    outputs, variables = net.init_with_output(jax.random.key(1), maps)
+    assert [x.shape[1:3] for x in outputs] == [(10, 8), (5, 4), *shapes]
+    params = variables["params"]
+    assert {name for name in params if name.startswith("extra")} == {f"extra{i}" for i in range(len(shapes) // 2 * 2)}
+    if len(shapes) == 2:
+        expected, params = maps[1] if extra == "convolved_input" else outputs[1], jax.tree.map(np.asarray, params)
+        for i, found in enumerate(outputs[2:]):
+            expected = np.pad(expected, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            weight = params[f"extra{i}"]["kernel"]
+            expected = np.stack([[
+                np.einsum("ijc,ijco->o", expected[0, y : y + 3, x : x + 3], weight)
+                for x in range(0, expected.shape[2] - 2, 2)] for y in range(0, expected.shape[1] - 2, 2)
+            ])[None]  # fmt: skip
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+            expected = np.maximum(expected, 0)
+
+
+def test_fpn_names_a_wrong_kind_of_coarser_levels(key):
+    net = FPN(2)
+    object.__setattr__(net, "extra", "pooled")  # as without the checks of annotations that tests run with
+    with pytest.raises(ValueError, match="extra is 'pooled'; choose one of 'subsampled', 'convolved'"):
+        net.init(key, [jnp.zeros((1, 4, 4, 3))])
+
+
 def test_fpn_with_norms_has_no_biases(key):
     maps = [jax.ShapeDtypeStruct((2, n, n, 8), jnp.float32) for n in (8, 4, 4)]
     outputs, variables = jax.eval_shape(FPN(16, norm="batch").init_with_output, key, maps)

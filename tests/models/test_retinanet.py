@@ -157,8 +157,14 @@ def test_settings_that_do_not_fit_are_named(key, rng):
     with pytest.raises(ValueError, match="classes is 0; a detector needs at least one"):
         retinanet(0)
     few = RetinaOutputs(jnp.zeros((9, 2)), jnp.zeros((9, 4)))
-    with pytest.raises(ValueError, match=r"the network speaks of 9 places and the settings make 378, \(288, 72, 18\)"):
-        HEAD.decode(few, PLACES, SIZE_ARRAY)
+    for function in (
+        lambda: HEAD.decode(few, PLACES, SIZE_ARRAY),
+        lambda: HEAD.targets(few, PLACES, OBJECTS, SIZE_ARRAY),
+    ):
+        with pytest.raises(
+            ValueError, match=r"speaks of 9 places and the settings make 378, \(288, 72, 18\) on the levels"
+        ):
+            function()
     small = dataclasses.replace(RETINA, extra="convolved").build(3)
     with pytest.raises(ValueError, match=r"anchor_sizes has 3 entries for 5 feature maps"):
         jax.eval_shape(small.init, key, tiny.batch_of(tiny.TWO))

@@ -16,6 +16,7 @@ from segjax.models.heads.pyramid import (
     Maps,
     TowerNorm,
     at_places,
+    check_places,
     last_layer,
     level_candidates,
     measured_strides,
@@ -143,7 +144,8 @@ class FCOSHead:
         Of objects of one area it is the first. torchvision subtracts areas from 1e8 in float32 and so takes the first
         of those whose areas are within a few square pixels.
         """
-        del outputs, size
+        del size
+        check_places(len(outputs.logits), [len(level.centers) for level in places])
         area = box_ops.area(instances.boxes)
         mine = jnp.concatenate([_mine(points, instances, self.settings.radius) for points in places])
         target = jnp.argmin(jnp.where(mine, area[None], jnp.inf), axis=1)

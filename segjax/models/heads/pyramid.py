@@ -64,6 +64,15 @@ def at_places(maps: Maps, values: int) -> Float[Array, "b n values"]:
     return jnp.concatenate([x.reshape(x.shape[0], -1, values) for x in maps], axis=1).astype(jnp.float32)
 
 
+def check_places(count: int, levels: Sequence[int]) -> None:
+    """`ValueError` unless the network's outputs are of as many places as there are on the levels."""
+    if sum(levels) != count:
+        raise ValueError(
+            f"the network speaks of {count} places and the settings make {sum(levels)}, {tuple(levels)} on the levels: "
+            "it must have as many anchors at a position as they."
+        )
+
+
 class Candidates(NamedTuple):
     """(place, class) pairs, best first."""
 
@@ -87,11 +96,7 @@ def level_candidates(
     Raises:
       ValueError: the levels have not as many places as there are scores for.
     """
-    if sum(levels) != scores.shape[0]:
-        raise ValueError(
-            f"the network speaks of {scores.shape[0]} places and the settings make {sum(levels)}, {tuple(levels)} on "
-            "the levels: it must have as many anchors at a position as they."
-        )
+    check_places(scores.shape[0], levels)
     found, start = [], 0
     for size in levels:
         best = _best_pairs(scores[start : start + size], count)

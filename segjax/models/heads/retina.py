@@ -16,6 +16,7 @@ from segjax.models.heads.pyramid import (
     Maps,
     TowerNorm,
     at_places,
+    check_places,
     last_layer,
     level_candidates,
     measured_strides,
@@ -140,7 +141,8 @@ class RetinaHead:
         self, outputs: RetinaOutputs, places: Anchors, instances: Instances, size: Int[Array, "2"]
     ) -> RetinaTargets:
         """The object that each anchor has the best IoU with, if it is good enough (section 4, "Anchors")."""
-        del outputs, size
+        del size
+        check_places(len(outputs.logits), [len(level) for level in places])
         matches = match(
             jnp.concatenate(places),
             instances.boxes,
