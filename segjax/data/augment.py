@@ -23,6 +23,12 @@ def check_range(name: str, values: tuple[float, float], low: float, high: float)
         raise ValueError(f"{name} must be two numbers of {low:g}..{high:g} in order, not {values}")
 
 
+def check_share(name: str, value: float) -> None:
+    """ValueError unless the `value` of the option `name` lies in 0..1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in 0..1, not {value}")
+
+
 def canvas(size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """An image of `size`, (height, width) in pixels, of the mean colour everywhere."""
     image = np.empty((*size, 3), np.uint8)
@@ -63,7 +69,7 @@ class ZoomOut:
     largest: float = 4.0
 
     def __post_init__(self) -> None:
-        check_range("ZoomOut: probability", (0.0, self.probability), 0.0, 1.0)
+        check_share("ZoomOut: probability", self.probability)
         if not self.largest >= 1:
             raise ValueError(f"ZoomOut: largest must be at least 1, not {self.largest}")
 
@@ -96,7 +102,7 @@ class IoUCrop:
     trials: int = 40
 
     def __post_init__(self) -> None:
-        check_range("IoUCrop: probability", (0.0, self.probability), 0.0, 1.0)
+        check_share("IoUCrop: probability", self.probability)
         check_range("IoUCrop: scales", self.scales, 0.0, 1.0)
         check_range("IoUCrop: aspects", self.aspects, 0.0, np.inf)
         if self.trials < 1 or not all(0 <= overlap <= 1 for overlap in self.overlaps):

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 import cv2
 import numpy as np
 
-from segjax.data.augment import canvas, check_range, place_at
+from segjax.data.augment import canvas, check_range, check_share, place_at
 from segjax.data.buckets import Bucket
 from segjax.data.masks import cover_masks, join_masks, mask_boxes
 from segjax.data.source import Example
@@ -104,9 +104,9 @@ class Mosaic:
     min_size: float = 1.0
 
     def __post_init__(self) -> None:
-        check_range("Mosaic: probability", (0.0, self.probability), 0.0, 1.0)
+        check_share("Mosaic: probability", self.probability)
         check_range("Mosaic: centre", self.centre, 0.0, 1.0)
-        check_range("Mosaic: min_visible", (0.0, self.min_visible), 0.0, 1.0)
+        check_share("Mosaic: min_visible", self.min_visible)
         if self.min_size < 0:
             raise ValueError(f"Mosaic: min_size must not be negative, but is {self.min_size}")
 
@@ -149,7 +149,7 @@ class MixUp:
     """Zhang et al.'s choice; the larger, the nearer the weights are to a half."""
 
     def __post_init__(self) -> None:
-        check_range("MixUp: probability", (0.0, self.probability), 0.0, 1.0)
+        check_share("MixUp: probability", self.probability)
         if not self.alpha > 0:
             raise ValueError(f"MixUp: alpha must be positive, not {self.alpha}")
 
@@ -180,8 +180,8 @@ class CopyPaste:
     """In 0..1. At 0 every object stays of which a pixel is left."""
 
     def __post_init__(self) -> None:
-        check_range("CopyPaste: probability", (0.0, self.probability), 0.0, 1.0)
-        check_range("CopyPaste: min_visible", (0.0, self.min_visible), 0.0, 1.0)
+        check_share("CopyPaste: probability", self.probability)
+        check_share("CopyPaste: min_visible", self.min_visible)
 
     def __call__(self, examples: Sequence[Example], rng: np.random.Generator, bucket: Bucket) -> Mixed:
         del bucket

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from segjax.data.augment import check_range
+from segjax.data.augment import check_range, check_share
 from segjax.data.source import Example
 from segjax.data.transforms import GRAY
 
@@ -67,7 +67,7 @@ class PhotometricDistort:
 
     def __post_init__(self) -> None:
         for name in ("probability", "each"):
-            check_range(f"PhotometricDistort: {name}", (0.0, getattr(self, name)), 0.0, 1.0)
+            check_share(f"PhotometricDistort: {name}", getattr(self, name))
         for name in ("brightness", "contrast", "saturation"):
             check_range(f"PhotometricDistort: {name}", getattr(self, name), 0.0, np.inf)
         check_range("PhotometricDistort: hue", self.hue, -0.5, 0.5)

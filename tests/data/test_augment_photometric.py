@@ -87,5 +87,5 @@ def test_only_the_image_changes_and_seeds_are_kept(image):
     "options", [dict(probability=2.0), dict(each=-1.0), dict(hue=(-0.6, 0.1)), dict(contrast=(2.0, 1.0))]
 )
 def test_values_out_of_range_are_refused(options):
-    with pytest.raises(ValueError, match=f"PhotometricDistort: {next(iter(options))} must be two numbers"):
+    with pytest.raises(ValueError, match=f"PhotometricDistort: {next(iter(options))} must"):
         PhotometricDistort(**options)
