@@ -40,6 +40,8 @@ class Ladder(NamedTuple):
     """Names in `configs.CONFIGS`, or Python files with a RECIPE."""
     scores: Mapping[str, str]
     """Heading -> name in results_val.json. The first is what the plot shows."""
+    same_sizes: bool = True
+    """Whether all must bring images to the same sizes; some detectors are made for one size alone."""
 
 
 LADDERS = {
@@ -58,6 +60,19 @@ LADDERS = {
         ),
         {"mIoU": "mIoU", "boundary F": "boundary_F"},
     ),
+    "detection": Ladder(
+        "Detection on the scenes",
+        (
+            "faster_rcnn_scenes",
+            "yolo_v1_scenes",
+            "ssd_scenes",
+            "retinanet_scenes",
+            "fcos_scenes",
+            "gridnet_scenes",
+        ),
+        {"AP": "AP", "AP50": "AP50"},
+        same_sizes=False,
+    ),
 }
 
 
@@ -66,7 +81,7 @@ class Options:
     """Trains, scores, counts and times the systems of a ladder."""
 
     ladder: tyro.conf.Positional[str]
-    """Which: semantic."""
+    """Which: semantic, detection."""
     only: tuple[str, ...] = ()
     """These of its recipes alone. Results then go into `runs`; the documentation stays as it is."""
     repeats: int = 9
@@ -95,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         results.begin(ladder, command_line("benchmarks.ladder", arguments))
     try:
-        train_all(results, options)
+        train_all(results, options, same_sizes=ladder.same_sizes)
         measure_all(results, options)
     except KeyboardInterrupt:
         say(f"stopped; {results.path} has what was measured, and the same command continues")
@@ -170,16 +185,17 @@ class Results:
         say(f"results: {self.path}" + (f", plot: {self.picture}" if drawn else "; nothing to plot"))
 
 
-def train_all(results: Results, options: Options) -> None:
+def train_all(results: Results, options: Options, *, same_sizes: bool) -> None:
     """Trains and scores each system, one after the other."""
     data: Any = None
     for number, row in enumerate(results.rows, start=1):
         say(f"\n{row['name']}, {number} of {len(results.rows)}")
         try:
             recipe = recipe_named(row["recipe"], options.runs)
-            data = data or images_of(recipe)
-            if images_of(recipe) != data:
-                raise ValueError(f"{row['recipe']} has other images than the recipes before it: {images_of(recipe)}.")
+            images = images_of(recipe, sizes=same_sizes)
+            data = data or images
+            if images != data:
+                raise ValueError(f"{row['recipe']} has other images than the recipes before it: {images}.")
             train(row["recipe"], recipe, allowed=options.train)
             row |= {"trained": describe_training(recipe), "scores": scores_of(recipe.run)}
         except Exception as error:
@@ -195,10 +211,10 @@ def recipe_named(name: str, runs: pathlib.Path) -> Recipe:
     return dataclasses.replace(recipe, run=runs / pathlib.PurePath(name).stem)
 
 
-def images_of(recipe: Recipe) -> tuple[Any, ...]:
-    """What must be the same for a fair comparison: the images and the sizes they are brought to."""
+def images_of(recipe: Recipe, *, sizes: bool) -> tuple[Any, ...]:
+    """What must be the same for a fair comparison: the images, and the sizes they are brought to."""
     data = recipe.data
-    return data.format, str(data.root), data.train, data.val, data.buckets
+    return data.format, str(data.root), data.train, data.val, *([data.buckets] if sizes else [])
 
 
 def train(name: str, recipe: Recipe, *, allowed: bool) -> None:

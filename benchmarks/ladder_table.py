@@ -15,14 +15,15 @@ ABSENT = "–"
 
 def table(rows: Sequence[Row], scores: Mapping[str, str]) -> str:
     """A Markdown table, best first by the first of `scores` (heading -> name); what failed comes last, with the reason
-    below the table."""
+    below the table. Where systems see images of different sizes, these have a column."""
+    sizes = len({size(row) for row in rows} - {ABSENT}) > 1
     header = (
-        "system", *scores, "parameters", "GFLOPs, inference", "GFLOPs, training", "inference", "in batches", "training",
-        "MiB, inference", "MiB, training", "trained in",
+        "system", *scores, *(["image"] if sizes else []), "parameters", "GFLOPs, inference", "GFLOPs, training",
+        "inference", "in batches", "training", "MiB, inference", "MiB, training", "trained in",
     )  # fmt: skip
     first = next(iter(scores.values()))
     ordered = sorted(rows, key=lambda row: -_number(score(row, first), -math.inf))
-    lines = [format_table(header, [_cells(row, scores) for row in ordered])]
+    lines = [format_table(header, [_cells(row, scores, sizes=sizes) for row in ordered])]
     failures = [f"- {row['name']} failed: {row['failed']}" for row in rows if "failed" in row]
     return "\n\n".join([*lines, "\n".join(failures)] if failures else lines)
 
@@ -38,11 +39,18 @@ def milliseconds(row: Row, program: str) -> list[float]:
     return [1e3 * seconds / facts["images"] for seconds in facts.get("seconds", ())]
 
 
-def _cells(row: Row, scores: Mapping[str, str]) -> list[str]:
+def size(row: Row) -> str:
+    """Height and width of the images that the row's programs were timed on."""
+    facts = row.get("inference", {})
+    return f"{facts['height']}x{facts['width']}" if "height" in facts else ABSENT
+
+
+def _cells(row: Row, scores: Mapping[str, str], *, sizes: bool) -> list[str]:
     seconds = row.get("trained", {}).get("seconds")
     return [
         row["name"],
         *(_shown(score(row, name), "{:.3f}") for name in scores.values()),
+        *([size(row)] if sizes else []),
         _shown(row.get("parameters"), "{:.2f} M", 1e-6),
         *(_shown(flops_an_image(row, program), "{:.3g}", 1e-9) for program in ("inference", "training")),
         *(_spread(milliseconds(row, program)) for program in ("inference", "inference_in_batches", "training")),

@@ -17,7 +17,8 @@ from matplotlib.image import imread
 from benchmarks import ladder, ladder_plot, ladder_programs
 from benchmarks.ladder_flops import count_flops
 from benchmarks.ladder_programs import Program, System, count_mib, time_in_turn
-from benchmarks.ladder_table import table, write_between
+from benchmarks.ladder_table import around, table, write_between
+from configs import CONFIGS
 from tests import tiny
 from train import evaluate, loop
 from train.recipes import recipe_from
@@ -191,6 +192,22 @@ def test_other_images_are_not_compared(place, monkeypatch, capsys):
     monkeypatch.setattr(ladder, "train", lambda name, recipe, allowed: (_ for _ in ()).throw(ValueError("not now")))
     assert place() == 1
     assert "other.py has other images than" in capsys.readouterr().out
+
+
+def test_images_of_different_sizes_have_a_column():
+    rows = [{"name": n, "inference": {"height": h, "width": 160, "images": 1}} for n, h in (("a", 128), ("b", 160))]
+    both, one = table(rows, {"AP": "AP"}), table([*rows[:1], {"name": "c"}], {"AP": "AP"})
+    assert "| image " in both and "128x160" in both and "160x160" in both
+    assert "| image " not in one and "128x160" not in one
+
+
+def test_every_ladder_compares_what_can_be_compared():
+    """Of recipes that there are, all of one task, with a place in the documentation."""
+    for name, made in ladder.LADDERS.items():
+        recipes = [CONFIGS[recipe] for recipe in made.recipes]
+        assert len({recipe.model.task for recipe in recipes}) == 1
+        assert len({ladder.images_of(recipe, sizes=made.same_sizes) for recipe in recipes}) == 1
+        around(ladder.ROOT / "docs/ladder.md", f"ladder {name}")
 
 
 def test_bad_names_and_numbers_are_answered_in_a_sentence(place):
