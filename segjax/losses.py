@@ -63,7 +63,7 @@ def sigmoid_focal(
 
 
 def quality_focal(logits: Float[Array, "*n"], quality: Float[Array, "*n"], *, beta: float = 2.0) -> Float[Array, "*n"]:
-    """Focal loss towards a quality in [0, 1] in place of a yes or no, elementwise (Li et al. 2020, "GFL", equation 5).
+    """Focal loss towards a quality in [0, 1] in place of a yes or no, elementwise (Li et al. 2020, "GFL", equation 2).
 
     |quality - p|^beta times the binary cross-entropy of p, the sigmoid of the logit, against the quality. `beta` >= 1.
     """

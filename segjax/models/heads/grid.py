@@ -148,7 +148,7 @@ class GridHead:
         """The losses of classes towards the quality, and of boxes, of the points that have an object.
 
         With task-aligned assignment a box counts as much as its quality, and all is divided by the sum of the batch's
-        qualities, at least 1 (TOOD, equations 5 and 6); with SimOTA, by the number of points that have an object
+        qualities, at least 1 (TOOD, section 3.2); with SimOTA, by the number of points that have an object
         (YOLOX). Where the network has objectness, classes are learnt at these points alone, as in YOLOX.
         """
         settings = self.settings

@@ -30,8 +30,8 @@ class ConvNormSiLU(nn.Module):
 class CSPStage(nn.Module):
     """Half of the channels go through residual blocks, the other half past them; then both are mixed.
 
-    One 1x1 convolution makes both halves, which is the paper's partial dense block (figure 2) with residual blocks in
-    place of dense ones (section 4.1). A block is a 1x1 and a 3x3 convolution.
+    One 1x1 convolution makes both halves. It is the paper's partial dense block (section 3.1) with residual blocks in
+    place of dense ones. A block is a 1x1 and a 3x3 convolution.
     """
 
     features: int

@@ -15,7 +15,7 @@ class PAN(nn.Module):
 
     Downwards as in a feature pyramid, then upwards again by convolutions of stride 2, so that what the fine maps know
     of places reaches the coarse ones over a few layers (section 3.1). Where two maps meet they are put beside each
-    other and mixed by a `CSPStage`, as Bochkovskiy et al. 2020 (YOLOv4, 3.4) do it; the paper adds them.
+    other and mixed by a `CSPStage`, as Bochkovskiy et al. 2020 (YOLOv4, section 3) do it; the paper adds them.
     """
 
     channels: int = 128
