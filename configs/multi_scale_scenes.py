@@ -13,7 +13,7 @@ from configs.unet_scenes import RECIPE as SCENES
 
 RECIPE = dataclasses.replace(
     SCENES,
-    model=MultiScale(channels=(16, 32, 64), kernel=5, hidden=(128,), loss=SCENES.model.loss, clean_up="felzenszwalb"),
-    # Without norms the rate of the others is too high.
-    optim=dataclasses.replace(SCENES.optim, lr=1e-3),
+    model=MultiScale(
+        channels=(16, 32, 64), kernel=5, norm="batch", hidden=(128,), loss=SCENES.model.loss, clean_up="felzenszwalb"
+    ),
 )

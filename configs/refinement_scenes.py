@@ -13,7 +13,5 @@ from configs.unet_scenes import RECIPE as SCENES
 
 RECIPE = dataclasses.replace(
     SCENES,
-    model=Refinement(channels=(16, 32, 64), kernel=5, loss=SCENES.model.loss),
-    # Without norms the rate of the others is too high.
-    optim=dataclasses.replace(SCENES.optim, lr=1e-3),
+    model=Refinement(channels=(16, 32, 64), kernel=5, norm="batch", loss=SCENES.model.loss),
 )

@@ -37,8 +37,9 @@ def image_pyramid(x: Float[Array, "b h w c"], *, levels: int, kind: Pyramid) -> 
 
 
 class MultiScaleNet(nn.Module):
-    """One network with the same parameters on every level of the image's pyramid, its maps brought to one size.
+    """One network with the same convolutions on every level of the image's pyramid, its maps brought to one size.
 
+    Norms, which the paper has not, are each level's own: levels differ in their statistics.
     Images are padded below and to the right so that the levels' maps lie over each other exactly.
     """
 
@@ -52,7 +53,8 @@ class MultiScaleNet(nn.Module):
         size = x.shape[1:3]
         x = pad_to_multiple(x, self.network.stride * 2 ** (self.scales - 1))
         levels = image_pyramid(x, levels=self.scales, kind=self.pyramid)
-        maps = [self.network(level, train=train) for level in levels]
+        uses = ["", *(f"_scale{i}" for i in range(1, self.scales))]
+        maps = [self.network(level, train=train, use=use) for level, use in zip(levels, uses)]
         side = maps[0].shape[1:3]
         stack = [maps[0], *(resample.bilinear(level, size=side) for level in maps[1:])]
         return Padded(jnp.concatenate(stack, axis=-1), x.shape[1:3], size)

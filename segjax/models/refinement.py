@@ -31,7 +31,8 @@ class Pixels(nn.Module):
 class RefinementHead(nn.Module):
     """The same network, `iterations` times: each sees the image beside the class probabilities of the one before.
 
-    The first sees zeros in their place, which no probabilities are: it can tell that nothing is known yet.
+    The first sees zeros in their place, which no probabilities are: it can tell that nothing is known yet. Norms, which
+    the paper has not, are each iteration's own, since inputs differ in their statistics.
     """
 
     classes: int
@@ -46,8 +47,8 @@ class RefinementHead(nn.Module):
         last = Conv(self.classes, 1, bias=True, kernel_init=classifier_init, dtype=self.dtype, name="logits")
         guess = jnp.zeros((images.shape[0], *size, self.classes), images.dtype)
         guesses = []
-        for _ in range(self.iterations):
-            logits = last(self.network(jnp.concatenate([images, guess], axis=-1), train=train))
+        for use in ["", *(f"_iteration{i}" for i in range(2, self.iterations + 1))]:
+            logits = last(self.network(jnp.concatenate([images, guess], axis=-1), train=train, use=use))
             logits = resample.bilinear(logits.astype(jnp.float32), size=size)
             guess = jax.nn.softmax(logits).astype(images.dtype)
             guesses.append(crop_to_image(logits, features))
@@ -75,7 +76,7 @@ def refinement(
       classes: number of classes.
       channels: of the network's convolutions, between which maps are halved.
       kernel: their side, odd.
-      iterations: how often the network is applied. It has no part in the number of parameters.
+      iterations: how often the network is applied. It has no part in the number of parameters, but for norms.
       norm: behind each convolution.
       loss: what pixels are trained by.
       dtype: of the computation.

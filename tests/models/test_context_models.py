@@ -112,6 +112,26 @@ def test_scales_share_one_network(key, rng):
         np.testing.assert_allclose(maps[..., 4 * i : 4 * i + 4], expected, atol=1e-5)
 
 
+def test_each_scale_and_iteration_has_statistics_of_its_own(key, rng):
+    """Running moments of a scale are those that the network alone finds on its level, and prediction uses them."""
+    network = PlainNet((4,), 3, norm="batch")
+    x = jnp.asarray(rng.normal(size=(2, 16, 24, 3)), jnp.float32)
+    net = MultiScaleNet(network, scales=2)
+    variables = jax.jit(net.init)(key, x)
+    _, after = jax.jit(lambda v: net.apply(v, x, train=True, mutable=["batch_stats"]))(variables)
+    stats, params = (tree["network"]["conv1"] for tree in (after["batch_stats"], variables["params"]))
+    assert set(stats) == {"norm", "norm_scale1"} and set(params) == {"conv", *stats}
+    for name, level in zip(stats, image_pyramid(x, levels=2, kind="laplacian")):
+        alone = {"params": {"conv1": {"conv": params["conv"], "norm": params["norm"]}}}
+        _, found = network.apply(alone, level, train=True, mutable=["batch_stats"])
+        for moment in ("mean", "var"):
+            expected = found["batch_stats"]["conv1"]["norm"]["norm"][moment]
+            np.testing.assert_allclose(stats[name]["norm"][moment], expected, rtol=1e-5, atol=1e-6)
+    model = refinement(CLASSES, channels=(4,), kernel=3, iterations=3, norm="batch")
+    norms = shapes(model, key)["batch_stats"]["refinement"]["network"]["conv1"]
+    assert set(norms) == {"norm", "norm_iteration2", "norm_iteration3"}
+
+
 def test_iterations_cost_no_parameters(key):
     counts = {n: size(shapes(refinement(CLASSES, channels=(4,), iterations=n), key)) for n in (1, 2, 4)}
     assert len(set(counts.values())) == 1

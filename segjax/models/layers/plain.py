@@ -25,7 +25,11 @@ def check_odd(kernel: int) -> None:
 
 
 class ConvNormReLU(nn.Module):
-    """A convolution, a norm in place of its bias where one is asked for, a rectifier."""
+    """A convolution, a norm in place of its bias where one is asked for, a rectifier.
+
+    Where one convolution is used several times, each `use` but the first, "", has a norm of its own: statistics over
+    several uses at once would be those of none, and predictions, which are made with running ones, worthless.
+    """
 
     features: int
     kernel: int = 3
@@ -33,17 +37,22 @@ class ConvNormReLU(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w features"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool = False, use: str = ""
+    ) -> Float[Array, "b h w features"]:
         """The map, of the same size for odd kernels."""
         conv = Conv(self.features, self.kernel, bias=self.norm is None, kernel_init=he, dtype=self.dtype, name="conv")
         x = conv(x)
         if self.norm is not None:
-            x = norm_layer(self.norm, dtype=self.dtype)(name="norm")(x, train=train)
+            x = norm_layer(self.norm, dtype=self.dtype)(name=f"norm{use}")(x, train=train)
         return nn.relu(x)
 
 
 class PlainNet(nn.Module):
-    """Convolutions with the maximum over 2x2 pixels between them: one map, of stride 2 ** (len(channels) - 1)."""
+    """Convolutions with the maximum over 2x2 pixels between them: one map, of stride 2 ** (len(channels) - 1).
+
+    Used several times, it has the same convolutions and norms for each `use`, see `ConvNormReLU`.
+    """
 
     channels: Sequence[int] = (16, 64, 256)
     """Of each convolution."""
@@ -58,10 +67,11 @@ class PlainNet(nn.Module):
         return 2 ** (len(self.channels) - 1)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h2 w2 c2"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False, use: str = "") -> Float[Array, "b h2 w2 c2"]:
         """The last convolution's map."""
         for i, features in enumerate(self.channels):
             if i:
                 x = max_pool(x, window=2, stride=2, padding=0)
-            x = ConvNormReLU(features, self.kernel, self.norm, self.dtype, name=f"conv{i + 1}")(x, train=train)
+            layer = ConvNormReLU(features, self.kernel, self.norm, self.dtype, name=f"conv{i + 1}")
+            x = layer(x, train=train, use=use)
         return x
