@@ -5,7 +5,8 @@
 Redmon et al. 2016 in a small form: a ResNet-18 of a quarter of the width with group norm in place of the twenty
 pre-trained convolutions, two of the last four, a hidden layer of 512 units. The fully connected layers know nothing of
 one cell from another, so this takes many more epochs than detectors whose cells share weights. Scores are still to be
-measured; plain stacks of convolutions, the paper's too, did not leave the loss of constant predictions in 400 steps.
+measured. A plain stack of convolutions, which the paper's is, did not leave the loss of constant predictions in 400
+steps; this does.
 """
 
 from configs.base import Data, Optim, Recipe
@@ -23,7 +24,7 @@ RECIPE = Recipe(
         convolutions=((64, 2), (64, 1)),
         hidden=(512,),
         dropout=0.2,
-        # A coarser grid than the paper's has more objects to learn each cell from; one in 22 shares a cell with another.
+        # A coarser grid than the paper's has more objects to learn each cell from; one in 22 shares its cell.
         grid=5,
         yolo=YOLOSettings(detections=50),
     ),
