@@ -5,15 +5,22 @@ torchvision resizes all images to 300 or 320 pixels square; ours have that size 
 
 import re
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
+from torchvision.models.detection.image_list import ImageList  # noqa: E402
+
 from benchmarks.random_weights import SCORE_DEVIATION, randomize_norms, spread  # noqa: E402
+from segjax.models.heads.ssd import SSDHead, SSDOutputs  # noqa: E402
+from segjax.models.single_shot import single_shot  # noqa: E402
+from segjax.models.trunk import Trunk  # noqa: E402
 from segjax.pretrained import from_torchvision, model  # noqa: E402
 from segjax.pretrained.convert import apply_rules  # noqa: E402
 from segjax.pretrained.models import SINGLE_SHOT  # noqa: E402
@@ -128,6 +135,87 @@ def steps(pair):
     return jax_step(pair)(pair.variables, exact(images, objects)), torch_step(pair, images, objects)
 
 
+def made_of(name: str, **options: Any) -> tuple[Trunk, SSDHead]:
+    """What `pretrained.model` makes the detector of."""
+    with mock.patch("segjax.models.ssd.single_shot", wraps=single_shot) as spy:
+        model(name, **options)
+    return spy.call_args.args
+
+
+def test_defaults(pair):
+    """All numbers are torchvision's."""
+    trunk, head = made_of(pair.name)
+    theirs, settings = pair.torch, head.settings
+    assert list(trunk.mean) == theirs.transform.image_mean and list(trunk.std) == theirs.transform.image_std
+    assert head.network.classes == 90
+    assert (settings.weights, settings.positive_threshold) == (
+        theirs.box_coder.weights,
+        theirs.proposal_matcher.high_threshold,
+    )
+    assert (settings.score_threshold, settings.nms_threshold) == (theirs.score_thresh, theirs.nms_thresh)
+    assert (settings.candidates, settings.detections) == (theirs.topk_candidates, theirs.detections_per_img)
+    assert settings.negatives == theirs.neg_to_pos_ratio
+    np.testing.assert_allclose(head.priors.scales, theirs.anchor_generator.scales, rtol=1e-12)
+
+
+def compared_head(pair) -> tuple[Any, np.ndarray, Any]:
+    """Our head, the priors of an image as NumPy, and torchvision's."""
+    _, head = made_of(pair.name, classes=CLASSES)
+    images = torch.zeros(1, 3, pair.side, pair.side)
+    with torch.no_grad():
+        features = list(pair.torch.backbone(images).values())
+    theirs = pair.torch.anchor_generator(ImageList(images, [(pair.side, pair.side)]), features)[0]
+    ours = jax.jit(lambda: head.places((pair.side, pair.side), [tuple(x.shape[2:]) for x in features]))()
+    return head, np.asarray(ours), theirs
+
+
+def test_priors_choices_and_losses_of_random_outputs(pair):
+    """Each prior says one of six things, so that it is as hard as hundreds of others, of which the first are taken."""
+    head, ours, theirs = compared_head(pair)
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    rng, size = np.random.default_rng(3), (pair.side, pair.side)
+    objects = [random_objects(rng, size, count) for count in (8, 0, 5)]
+    # Two objects that claim one prior: torchvision and we give it to the last.
+    objects[0].boxes[1], objects[0].labels[:2] = objects[0].boxes[0] + 0.25, (1, 2)
+    logits = rng.normal(0, 1, (6, CLASSES + 1)).astype(np.float32)[rng.integers(0, 6, (3, len(ours)))]
+    deltas = rng.normal(0, 1, (3, len(ours), 4)).astype(np.float32)
+    few = as_batch(random_images(rng, *3 * [size]), objects).instances
+    given = jax.tree.map(jnp.asarray, Instances(few.boxes, few.labels, few.valid))
+
+    def total(outputs):
+        found = jax.vmap(head.targets, in_axes=(0, None, 0, None))(
+            outputs, jnp.asarray(ours), given, jnp.array(size, jnp.int32)
+        )
+        terms = head.losses(outputs, found, jnp.asarray(ours))
+        return terms["class"] + terms["box"], (terms, found.column)
+
+    outputs = SSDOutputs(jnp.asarray(logits), jnp.asarray(deltas))
+    gradients, (terms, column) = jax.jit(jax.grad(total, has_aux=True))(outputs)
+    matched = [
+        pair.torch.proposal_matcher(torchvision.ops.box_iou(torch.from_numpy(image.boxes), theirs))
+        if len(image.labels)
+        else torch.full((len(ours),), -1)
+        for image in objects
+    ]
+    of_torch = {
+        "cls_logits": torch.tensor(logits, requires_grad=True),
+        "bbox_regression": torch.tensor(deltas, requires_grad=True),
+    }
+    # Which of equal values comes first is open in torch's plain sort, and depends on the machine.
+    with mock.patch.object(torch.Tensor, "sort", lambda x, dim, **order: torch.sort(x, dim=dim, stable=True, **order)):
+        losses = pair.torch.compute_loss(as_targets(objects), of_torch, [theirs] * 3, matched)
+    sum(losses.values()).backward()
+    for i, indices in enumerate(matched):
+        labels = np.append(objects[i].labels, -1)[indices.numpy().clip(-1)]
+        np.testing.assert_array_equal(column[i], labels + 1)
+    np.testing.assert_allclose(terms["class"], losses["classification"].item(), rtol=1e-5)
+    np.testing.assert_allclose(terms["box"], losses["bbox_regression"].item(), rtol=1e-5)
+    chosen, expected = gradients.logits, of_torch["cls_logits"].grad.numpy()
+    np.testing.assert_array_equal(np.any(chosen, axis=2), np.any(expected, axis=2))
+    np.testing.assert_allclose(chosen, expected, atol=1e-7)
+    np.testing.assert_allclose(gradients.deltas, of_torch["bbox_regression"].grad, atol=1e-6)
+
+
 def test_detections(predictions):
     for found, expected in zip(*predictions):
         assert len(found["scores"]) >= 30 and len(set(found["labels"])) >= 5
@@ -157,11 +245,12 @@ def test_gradients(pair, steps):
     for i in range(len(shifts)):
         both = (step["backbone"]["trunk"][f"block{i}"]["project_norm"]["norm"]["bias"] for step in (found, expected))
         assert max(float(np.abs(values).max()) for values in both) < 1e-5
-    # As in test_detectors.py: rectifiers, and statistics of the batch.
-    noise = 4 if "batch_stats" in pair.variables else 1
+    # As in test_detectors.py: rectifiers, and statistics of the batch, here of three values on the coarsest map.
+    # torchvision's own gradients of SSDLite in float32 and float64 differ by up to 3.1e-2, in the median by 1.4e-2.
+    largest, median = (4e-2, 1.5e-2) if "batch_stats" in pair.variables else (1e-2, 2e-3)
     for path, error in errors.items():
-        assert error < noise * 1e-2, path
-    assert np.median(list(errors.values())) < noise * 2e-3
+        assert error < largest, path
+    assert np.median(list(errors.values())) < median
 
 
 def test_running_statistics(pair, steps):
