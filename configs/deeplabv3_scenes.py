@@ -3,7 +3,7 @@
     python -m train deeplabv3_scenes
 
 Chen et al. 2017 in torchvision's form with its auxiliary loss, of half width.
-About eight minutes beside other programs; mIoU 0.478, pixel accuracy 0.883 on 200 held-out images.
+About five minutes; mIoU 0.471, pixel accuracy 0.882 on 200 held-out images.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
     python -m train fcn_scenes
 
 Long et al. 2015, with a quarter of the channels, hidden layers of 128 and batch norm, all trained at once.
-About four minutes beside other programs; mIoU 0.407, pixel accuracy 0.869 on 200 held-out images.
+About three minutes; mIoU 0.443, pixel accuracy 0.877 on 200 held-out images.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
     python -m train multi_scale_scenes
 
-About three minutes beside other programs; mIoU 0.228, and 0.239 after superpixels have tidied up, on 200 held-out
-images. Farabet et al. 2013 with smaller layers.
+About two minutes; mIoU 0.538, and 0.614 after superpixels have tidied up, on 200 held-out images. Farabet et al. 2013
+with smaller layers and batch norm.
 """
 
 import dataclasses
