@@ -2,8 +2,8 @@
 
     python -m train refinement_scenes
 
-About four minutes beside other programs; mIoU 0.149 on 200 held-out images. Pinheiro and Collobert 2014 with two
-iterations; `loss/cross_entropy_1` is the first one's loss.
+About three minutes; mIoU 0.329, pixel accuracy 0.857 on 200 held-out images. Pinheiro and Collobert 2014 with two
+iterations and batch norm; `loss/cross_entropy_1` is the first one's loss.
 """
 
 import dataclasses
