@@ -5,7 +5,7 @@
 Redmon et al. 2016 in a small form: a ResNet-18 of a quarter of the width with group norm in place of the twenty
 pre-trained convolutions, two of the last four, a hidden layer of 512 units. The fully connected layers know nothing of
 one cell from another, so this takes many more epochs than detectors whose cells share weights. Scores are still to be
-measured: in 300 steps the loss of centres fell from 2.9, that of constant predictions, to 2.1, and the classes were not
+measured: in 300 steps the loss of centres fell from 2.9, that of constant predictions, to 2.2, and the classes were not
 learnt yet. A plain stack of convolutions, as the paper's is, was at 2.8 after 400 steps in the only trial of one.
 """
 
