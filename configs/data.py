@@ -5,6 +5,7 @@ import pathlib
 from typing import Any, Literal
 
 from configs.augment import Augment
+from configs.data_options import check_options
 from segjax.data import label_maps, scenes
 from segjax.data.agnostic import AgnosticSource
 from segjax.data.coco import CocoSource
@@ -82,7 +83,7 @@ class Data:
     masks: Masks = Masks()
     tfds: Tfds = Tfds()
     buckets: tuple[tuple[int, int], ...] = ((128, 160), (160, 128))
-    """(height, width) of the batches' images in pixels; for detectors multiples of 32. One compilation each."""
+    """(height, width) of the batches' images in pixels; for most detectors multiples of 32. One compilation each."""
     evaluation_buckets: tuple[tuple[int, int], ...] = ()
     """The same for evaluation, where training is on smaller crops; `buckets` where empty."""
     agnostic: bool = False
@@ -130,7 +131,7 @@ class Data:
         name = getattr(self, part)
         if not name:
             raise ValueError(f"data.{part} is empty: name the part of {self.root} to use with --data.{part}.")
-        _check_options(self, fields)
+        check_options(self, fields)
         if "label_map" in fields:
             return self._label_maps(part, name, classes)
         classes = classes or self.classes or None
@@ -297,50 +298,3 @@ class Data:
 
 def _of(values: tuple[str, str, str], part: Part) -> str:
     return values[PARTS.index(part)]
-
-
-OBJECTS = {
-    "scenes": {"classes"},
-    "coco": {"images", "classes"},
-    "voc": {"classes"},
-    "yolo": {"classes", "labels", "names"},
-}
-LABEL_MAPS = {
-    "scenes": set(),
-    "coco": {"images", "classes"},
-    "voc": {"masks.folders"},
-    "lists": {"classes", "masks.ids", "masks.ignore", "masks.colours"},
-    "folders": {"classes", "masks.folders", "masks.suffix", "masks.ids", "masks.ignore", "masks.colours"},
-    "tfds": {"classes", "masks.ids", "masks.ignore", "masks.colours", "tfds.name", "tfds.image", "tfds.label"},
-}
-"""The options that mean something to some formats, by the formats that they mean something to."""
-
-
-def _check_options(data: Data, fields: tuple[str, ...]) -> None:
-    """`ValueError` for an option that would do nothing, and for what a format does not have."""
-    labelled = "label_map" in fields
-    if labelled and (len(fields) > 1 or data.agnostic or any(data.proposals)):
-        raise ValueError(
-            "label maps come without objects: data.agnostic, data.proposals and other fields "
-            f"({', '.join(field for field in fields if field != 'label_map') or 'none here'}) do not go with them."
-        )
-    table = LABEL_MAPS if labelled else OBJECTS
-    if data.format not in table:
-        has = "objects and no label maps" if labelled else "label maps and no objects"
-        raise ValueError(
-            f"data.format {data.format!r} has {has}, which this model learns from; use one of {', '.join(table)}."
-        )
-    parts = [(name, field.name) for name in ("masks", "tfds") for field in dataclasses.fields(getattr(data, name))]
-    options = ("images", "labels", "names", "classes", *map(".".join, parts))
-    for name in options:
-        if name not in table[data.format] and _value(data, name) != _value(Data(), name):
-            kind = "label maps" if labelled else "objects"
-            raise ValueError(f"data.{name} means nothing to {kind} of the format {data.format!r}: leave it out.")
-    if data.masks.colours and (data.masks.ids or data.masks.ignore != Masks().ignore):
-        raise ValueError("data.masks.colours says what colours mean: data.masks.ids and .ignore are of numbers.")
-
-
-def _value(data: Any, name: str) -> Any:
-    for part in name.split("."):
-        data = getattr(data, part)
-    return data

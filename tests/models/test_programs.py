@@ -7,6 +7,7 @@ import jax.export
 import jax.numpy as jnp
 import pytest
 
+from configs import CONFIGS
 from configs.detectors import FasterRCNN
 from tests import tiny
 from tests.models.test_faster_rcnn import overlap
@@ -18,6 +19,7 @@ MODELS = {
     "R50-FPN": FasterRCNN(),
     "tiny masks": tiny.MASK_MODEL,
     "tiny joints": tiny.KEYPOINT_MODEL,
+    **{name: CONFIGS[f"{name}_scenes"].model for name in ("retinanet", "fcos", "ssd", "yolo_v1", "gridnet")},
 }
 
 

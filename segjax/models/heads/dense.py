@@ -38,7 +38,8 @@ class DenseHead(Protocol):
         ...
 
     def targets(self, outputs: Any, places: Any, instances: Instances, size: Int[Array, "2"]) -> Any:
-        """What the network should say at each place, [n, ...], from the objects of the image. No gradient flows.
+        """What the network should say at each place, [n, ...], from the objects of the image, and whatever else the
+        losses need. No gradient flows.
 
         `outputs` are the image's own, for assignments that look at predictions; most do not. `size` is the image's
         (height, width) without padding, in pixels.

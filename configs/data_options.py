@@ -1,0 +1,51 @@
+"""Which options of a recipe's data mean something to which formats."""
+
+import dataclasses
+from typing import Any
+
+OBJECTS = {
+    "scenes": {"classes"},
+    "coco": {"images", "classes"},
+    "voc": {"classes"},
+    "yolo": {"classes", "labels", "names"},
+}
+LABEL_MAPS = {
+    "scenes": set(),
+    "coco": {"images", "classes"},
+    "voc": {"masks.folders"},
+    "lists": {"classes", "masks.ids", "masks.ignore", "masks.colours"},
+    "folders": {"classes", "masks.folders", "masks.suffix", "masks.ids", "masks.ignore", "masks.colours"},
+    "tfds": {"classes", "masks.ids", "masks.ignore", "masks.colours", "tfds.name", "tfds.image", "tfds.label"},
+}
+"""The options that mean something to some formats, by the formats that they mean something to."""
+
+
+def check_options(data: Any, fields: tuple[str, ...]) -> None:
+    """`ValueError` for an option of a `Data` that would do nothing, and for what its format does not have."""
+    default = type(data)()
+    labelled = "label_map" in fields
+    if labelled and (len(fields) > 1 or data.agnostic or any(data.proposals)):
+        raise ValueError(
+            "label maps come without objects: data.agnostic, data.proposals and other fields "
+            f"({', '.join(field for field in fields if field != 'label_map') or 'none here'}) do not go with them."
+        )
+    table = LABEL_MAPS if labelled else OBJECTS
+    if data.format not in table:
+        has = "objects and no label maps" if labelled else "label maps and no objects"
+        raise ValueError(
+            f"data.format {data.format!r} has {has}, which this model learns from; use one of {', '.join(table)}."
+        )
+    parts = [(name, field.name) for name in ("masks", "tfds") for field in dataclasses.fields(getattr(data, name))]
+    options = ("images", "labels", "names", "classes", *map(".".join, parts))
+    for name in options:
+        if name not in table[data.format] and _value(data, name) != _value(default, name):
+            kind = "label maps" if labelled else "objects"
+            raise ValueError(f"data.{name} means nothing to {kind} of the format {data.format!r}: leave it out.")
+    if data.masks.colours and (data.masks.ids or data.masks.ignore != default.masks.ignore):
+        raise ValueError("data.masks.colours says what colours mean: data.masks.ids and .ignore are of numbers.")
+
+
+def _value(data: Any, name: str) -> Any:
+    for part in name.split("."):
+        data = getattr(data, part)
+    return data
