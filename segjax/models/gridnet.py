@@ -30,7 +30,7 @@ def gridnet(
 
     A cross-stage partial network (Wang et al. 2020) and a path aggregation network (Liu et al. 2018), a decoupled head
     (Ge et al. 2021), task-aligned assignment (Feng et al. 2021) or SimOTA, and the complete-IoU loss (Zheng et al.
-    2020). docs/results.md has what each choice gave.
+    2020). The defaults are those of the papers; docs/results.md has what has been measured of them.
 
     Args:
       classes: number of classes, without background.

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from segjax.models.layers.conv import Conv
 from segjax.models.layers.norms import NormName, norm_layer
+from segjax.models.layers.plain import classifier_init
 from segjax.ops.boxes import MAX_LOG_SCALE
 
 Distances = Literal["exp", "softplus", "distribution"]
@@ -82,7 +83,8 @@ class GridNetwork(nn.Module):
             return x
 
         def last(x: Array, name: str, level: int, features: int, bias: nn.initializers.Initializer) -> Array:
-            init = nn.initializers.normal(0.01)
+            # Classes from logits of unit size: from 0.01, as boxes have, 500 steps reached an AP of .250 and not .319.
+            init = classifier_init if name == "class" else nn.initializers.normal(0.01)
             y = conv(x, name, level, features, 1, bias=True, kernel_init=init, bias_init=bias)
             return y.reshape(y.shape[0], -1, features).astype(jnp.float32)
 
