@@ -1,6 +1,5 @@
 """What every command does first and says as it goes: where it runs, compiled programs kept, errors in one sentence."""
 
-import ctypes
 import math
 import os
 import pathlib
@@ -40,39 +39,10 @@ def told(what: str) -> Iterator[None]:
 
 
 def setup() -> None:
-    """What a command of this package sets for its process.
-
-    JAX's persistent compilation cache is turned on, in .cache/jax unless JAX_COMPILATION_CACHE_DIR says otherwise. On a
-    CPU freed memory is kept.
-    """
+    """Turns on JAX's persistent compilation cache, in .cache/jax unless JAX_COMPILATION_CACHE_DIR says otherwise."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(".cache/jax").absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if jax.default_backend() == "cpu":
-        keep_memory()
-
-
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
-"""Of glibc's malloc.h."""
-
-
-def keep_memory() -> None:
-    """Has glibc keep the memory that is freed for the next allocation; elsewhere it does nothing.
-
-    XLA allocates a step's buffers anew each step. By default glibc takes large ones from the system and gives them back
-    when they are freed, so that every step touches all its pages for the first time: a third of the processor time of a
-    small detector's training (docs/benchmarks.md). What has been set by MALLOC_... in the environment stays.
-    """
-    if any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    # The heap that grows without end is the main arena's alone, so all threads have to share it.
-    options = {M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**28}
-    for option, value in options.items():
-        mallopt(option, value)
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
