@@ -60,7 +60,7 @@ def from_torchvision(
     Args:
       name: as in torchvision.models. The name of a backbone ("resnet50") takes the weights of the classifier of that
         name and gives the backbone's part of a detector's variables, for `merge`. "vgg16" gives the two hidden layers
-        of its classifier too, as the box head's "fc6" and "fc7".
+        of its classifier too, as the box head's "fc6" and "fc7"; "alexnet" gives all of it, as the part "classifier".
       state_dict: names to arrays: torch tensors, NumPy arrays, or what `read_torch_file` returns.
       epsilon: what the batch norms that the weights were trained with add to the variance, by default what the model
         called `name` here adds. The ResNet detectors that torchvision released as COCO_V1, but for the `_v2` ones and

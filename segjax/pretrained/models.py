@@ -16,6 +16,7 @@ from segjax.models.heads.mask import MaskHead, MaskNetwork
 from segjax.models.heads.retina import RetinaNetwork, RetinaSettings
 from segjax.models.heads.rpn import RPNHead, RPNSettings
 from segjax.models.keypoint_rcnn import keypoint_rcnn
+from segjax.models.layers.alexnet import AlexNet
 from segjax.models.layers.fpn import FPN
 from segjax.models.layers.mobilenet import MobileNetV3
 from segjax.models.layers.norms import EPSILON, NormName
@@ -237,6 +238,7 @@ BACKBONES: dict[str, Backbone] = {
         for depth in BLOCKS
     },
     "vgg16": Backbone(lambda norm: VGG16(), lambda norm: _vgg16_classifier()),
+    "alexnet": Backbone(lambda norm: AlexNet(pool=False), lambda norm: rules.alexnet_rules()),
     **{
         f"mobilenet_v3_{size}": Backbone(
             functools.partial(MobileNetV3, size),

@@ -46,6 +46,7 @@ LAYOUTS = {
     "conv": lambda x: x.transpose(2, 3, 1, 0),
     "dense": lambda x: x.T,
     "dense7x7": _flattened_map(7),
+    "dense6x6": _flattened_map(6),
     # torch's transposed convolutions are [in, out, height, width].
     "upconv": lambda x: x.transpose(2, 3, 0, 1),
     # Without the background, which torchvision's mask head and FCOS have an output for and ours have not.
@@ -111,6 +112,19 @@ def vgg16_rules(prefix: str, path: str) -> list[Rule]:
             index += 2
         index += 1
     return rules
+
+
+def alexnet_rules() -> list[Rule]:
+    """AlexNet, its classifier in a part of that name. torch's numbers count rectifiers, poolings and dropout too."""
+    rules = []
+    for i, index in enumerate((0, 3, 6, 8, 10), start=1):
+        rules += conv_rules(rf"features\.{index}", f"backbone/conv{i}")
+    return [
+        *rules,
+        *dense_rules(r"classifier\.1", "classifier/fc6", "dense6x6"),
+        *dense_rules(r"classifier\.4", "classifier/fc7"),
+        *dense_rules(r"classifier\.6", "classifier/logits"),
+    ]
 
 
 def mobilenet_rules(prefix: str, path: str, norm: str, size: Literal["large", "small"] = "large") -> list[Rule]:
