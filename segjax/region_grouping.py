@@ -1,6 +1,6 @@
 """Hierarchical grouping of regions: the two most alike neighbours are joined until one region is left.
 
-Uijlings et al. 2013, section 3.1, algorithm 1, with the four similarities of section 3.2, each between 0 and 1 and named
+Uijlings et al. 2013, section 3.1, algorithm 1, with the four similarities of section 3.2, each from 0 to 1 and named
 by its letter:
 
     C   intersection of the colour histograms
