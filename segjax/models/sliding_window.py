@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from segjax.models.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
 from segjax.models.layers.plain import classifier_init, he
+from segjax.models.layers.valid import Spacing, convolve, maximum
 from segjax.models.parts import Parts
 from segjax.models.segmenter import PixelLoss, label_map_of, to_image
 from segjax.types import IGNORE, Batch, Losses, Model, SegmentationMap, Variables
@@ -65,19 +66,18 @@ class PatchNet(nn.Module):
         if stride is None and x.shape[1:3] != (self.patch, self.patch):
             raise ValueError(f"patches are {x.shape[1]} x {x.shape[2]}, and this network's are {self.patch} wide.")
         side, x = self._side(), x.astype(self.dtype)
-        # Positions between neighbours that belong to one window, and pixels that windows are still to be thinned by.
-        dilation, left = 1, math.prod(layer.pool for layer in self.layers) if stride is None else stride
+        spacing = Spacing(math.prod(layer.pool for layer in self.layers) if stride is None else stride)
         for i, (channels, kernel, pool) in enumerate(self.layers, start=1):
             weight, bias = self._parameters(f"conv{i}", (kernel, kernel, x.shape[-1], channels))
-            x = nn.relu(_convolve(x, weight, dilation=dilation) + bias)
-            thin = left % pool == 0
-            x = _maximum(x, pool, dilation=dilation, stride=pool if thin else 1)
-            left, dilation = (left // pool, dilation) if thin else (left, dilation * pool)
+            x = nn.relu(convolve(x, weight, dilation=spacing.dilation) + bias)
+            step, behind = spacing.by(pool)
+            x = maximum(x, pool, dilation=spacing.dilation, stride=step)
+            spacing = behind
         weight, bias = self._parameters("hidden", (side, side, x.shape[-1], self.hidden))
         if stride is None:
             x = jnp.tensordot(x, weight, axes=3)[:, None, None] + bias
         else:
-            x = _convolve(x, weight, dilation=dilation, stride=left) + bias
+            x = convolve(x, weight, dilation=spacing.dilation, stride=spacing.left) + bias
         weight, bias = self._parameters("logits", (self.hidden, self.classes), classifier_init)
         return (nn.relu(x) @ weight + bias).astype(jnp.float32)
 
@@ -95,30 +95,6 @@ class PatchNet(nn.Module):
         if side < 1:
             raise ValueError(f"the layers leave nothing of a patch of {self.patch} pixels; make it larger.")
         return side
-
-
-def _convolve(x: Array, weight: Array, *, dilation: int, stride: int = 1) -> Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        weight,
-        window_strides=(stride, stride),
-        padding="VALID",
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _maximum(x: Array, window: int, *, dilation: int, stride: int) -> Array:
-    """Of `window` positions, `dilation` apart, along both axes. Of slices: dilated windows are slow on a CPU."""
-    for axis in (1, 2):
-        last = x.shape[axis] - dilation * (window - 1) - 1
-        slices = [
-            jax.lax.slice_in_dim(x, i * dilation, i * dilation + last + 1, stride, axis=axis) for i in range(window)
-        ]
-        x = slices[0]
-        for other in slices[1:]:
-            x = jnp.maximum(x, other)
-    return x
 
 
 def window_count(size: int, stride: int) -> int:

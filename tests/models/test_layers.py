@@ -46,8 +46,10 @@ def test_resnet_builds_no_stage_that_nobody_asked_for(key):
 def test_unknown_depths_and_norms_are_refused(key):
     with pytest.raises(ValueError, match=r"depth is 19; ResNet comes in depths 18, 34, 50, 101, 152\."):
         jax.eval_shape(ResNet(19).init, key, IMAGE)
-    with pytest.raises(ValueError, match=r"norm is 'layer'; choose one of 'frozen_batch', 'batch', 'group'\."):
-        inspect.unwrap(norm_layer)("layer")  # under the annotations that the tests enforce
+    with pytest.raises(
+        ValueError, match=r"norm is 'instance'; choose one of 'frozen_batch', 'batch', 'group', 'layer'\."
+    ):
+        inspect.unwrap(norm_layer)("instance")  # under the annotations that the tests enforce
 
 
 @pytest.mark.parametrize("height, width", [(96, 128), (100, 76)])
@@ -174,6 +176,17 @@ def test_group_norm_takes_as_many_groups_as_divide_the_channels(channels, groups
     np.testing.assert_allclose(y, ((grouped - mean) / np.sqrt(var + 1e-5)).reshape(x.shape), rtol=1e-3, atol=1e-3)
 
 
+def test_layer_norm_is_of_a_position(rng):
+    """Each position has mean 0 and variance 1 over its channels, whatever the others are."""
+    x = rng.normal(2, 3, (2, 4, 5, 6)).astype(np.float32)
+    norm = norm_layer("layer")()
+    variables = norm.init(jax.random.key(0), jnp.asarray(x))
+    found = norm.apply(variables, jnp.asarray(x), train=True)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(norm.apply(variables, jnp.asarray(x[:, 1:2, 2:4])), found[:, 1:2, 2:4], atol=1e-6)
+
+
 def test_batch_norm_over_what_is_valid(rng):
     """Moments, running ones and gradients are those of the valid regions alone; the others are normalised alike."""
     x = jnp.asarray(rng.normal(5, 2, (2, 3, 4, 4, 6)), jnp.float32)
@@ -218,7 +231,7 @@ def test_batch_norm_far_from_zero(rng):
     np.testing.assert_allclose(y.std((0, 1, 2)), 1.0, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["batch", "group", "frozen_batch"])
+@pytest.mark.parametrize("name", ["batch", "group", "layer", "frozen_batch"])
 def test_norms_take_regions_on_two_axes(name, rng):
     x = jnp.asarray(rng.normal(size=(2, 3, 4, 4, 8)), jnp.float32)
     norm = norm_layer(name)()
@@ -238,7 +251,7 @@ def test_norms_take_an_epsilon(name):
     np.testing.assert_allclose(y, 0.5 * x, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["batch", "group", "frozen_batch"])
+@pytest.mark.parametrize("name", ["batch", "group", "layer", "frozen_batch"])
 def test_norms_compute_in_their_dtype(name, key):
     x = jax.ShapeDtypeStruct((2, 4, 4, 8), jnp.bfloat16)
     y, variables = jax.eval_shape(norm_layer(name, dtype=jnp.bfloat16)().init_with_output, key, x)

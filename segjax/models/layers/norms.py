@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-NormName = Literal["frozen_batch", "batch", "group"]
+NormName = Literal["frozen_batch", "batch", "group", "layer"]
 NormFactory = Callable[..., nn.Module]
 
 EPSILON = 1e-5
@@ -131,7 +131,30 @@ class GroupNorm(nn.Module):
         return norm(maps).reshape(x.shape).astype(self.dtype)
 
 
-_NORMS: dict[str, type[nn.Module]] = {"frozen_batch": FrozenBatchNorm, "batch": BatchNorm, "group": GroupNorm}
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016) of each position by itself, over its channels.
+
+    What is elsewhere on the map changes nothing, so that a network of these sees the same in a window and in the image.
+    """
+
+    epsilon: float = EPSILON
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*n h w c"], *, train: bool = False, valid: Bool[Array, "*n"] | None = None
+    ) -> Float[Array, "*n h w c"]:
+        """`train` and `valid` change nothing: the statistics are each position's own."""
+        norm = nn.LayerNorm(epsilon=self.epsilon, dtype=jnp.float32, name="norm")
+        return norm(x.astype(jnp.float32)).astype(self.dtype)
+
+
+_NORMS: dict[str, type[nn.Module]] = {
+    "frozen_batch": FrozenBatchNorm,
+    "batch": BatchNorm,
+    "group": GroupNorm,
+    "layer": LayerNorm,
+}
 
 
 def norm_layer(
