@@ -16,13 +16,14 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tyro
 
+from benchmarks import ladder_regions
 from benchmarks.ladder_plot import plot
-from benchmarks.ladder_programs import System, load_system, time_in_turn
+from benchmarks.ladder_programs import Program, System, load_system, time_in_turn
 from benchmarks.ladder_table import around, table, write_between
 from benchmarks.machine import ROOT, CoresOfOthers, command_line, describe_machine
 from configs import CONFIGS
@@ -30,6 +31,19 @@ from configs.base import Recipe
 from train.recipes import check_same, load_run, recipe_of
 from train.report import read_metrics
 from train.runtime import one_sentence, say, write_text
+
+
+class View(NamedTuple):
+    """What a ladder shows of its systems."""
+
+    table: Callable[..., str] = table
+    """(rows, scores) -> Markdown."""
+    plot: Callable[..., bool] = plot
+    """(rows, path, title=, heading=, name=) -> whether there was something to draw."""
+    describe: Callable[[Recipe], dict[str, Any]] = lambda recipe: {}
+    """What else a row has to say of a trained recipe."""
+    programs: Callable[[Recipe], dict[str, Program]] = lambda recipe: {}
+    """What else is timed."""
 
 
 class Ladder(NamedTuple):
@@ -42,6 +56,7 @@ class Ladder(NamedTuple):
     """Heading -> name in results_val.json. The first is what the plot shows."""
     same_sizes: bool = True
     """Whether all must bring images to the same sizes; some detectors are made for one size alone."""
+    view: View = View()
 
 
 LADDERS = {
@@ -73,6 +88,18 @@ LADDERS = {
         {"AP": "AP", "AP50": "AP50"},
         same_sizes=False,
     ),
+    "regions": Ladder(
+        "From sliding windows to Faster R-CNN, on the scenes",
+        (
+            "overfeat_scenes",
+            "rcnn_scenes",
+            "sppnet_scenes",
+            "fast_rcnn_scenes",
+            "faster_rcnn_vgg16_scenes",
+        ),
+        {"AP50": "AP50", "AP": "AP"},
+        view=View(ladder_regions.table, ladder_regions.plot, ladder_regions.describe, ladder_regions.programs),
+    ),
 }
 
 
@@ -81,7 +108,7 @@ class Options:
     """Trains, scores, counts and times the systems of a ladder."""
 
     ladder: tyro.conf.Positional[str]
-    """Which: semantic, detection."""
+    """Which: semantic, detection, regions."""
     only: tuple[str, ...] = ()
     """These of its recipes alone. Results then go into `runs`; the documentation stays as it is."""
     repeats: int = 9
@@ -110,11 +137,11 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         results.begin(ladder, command_line("benchmarks.ladder", arguments))
     try:
-        train_all(results, options, same_sizes=ladder.same_sizes)
-        measure_all(results, options)
+        train_all(results, options, ladder)
+        measure_all(results, options, ladder.view)
     except KeyboardInterrupt:
         say(f"stopped; {results.path} has what was measured, and the same command continues")
-        print(table(results.rows, ladder.scores))
+        print(ladder.view.table(results.rows, ladder.scores))
         return 130
     results.show(ladder)
     return 1 if any("failed" in row for row in results.rows) else 0
@@ -176,28 +203,29 @@ class Results:
 
     def show(self, ladder: Ladder) -> None:
         """Prints the table, draws the plot, and puts both into the documentation where it is the whole ladder."""
-        text = table(self.rows, ladder.scores)
+        text = ladder.view.table(self.rows, ladder.scores)
         print(text)
         heading, name = next(iter(ladder.scores.items()))
-        drawn = plot(self.rows, self.picture, title=ladder.title, heading=heading, name=name)
+        drawn = ladder.view.plot(self.rows, self.picture, title=ladder.title, heading=heading, name=name)
         if self.whole:
             write_between(self.page, f"ladder {self.name}", text)
         say(f"results: {self.path}" + (f", plot: {self.picture}" if drawn else "; nothing to plot"))
 
 
-def train_all(results: Results, options: Options, *, same_sizes: bool) -> None:
+def train_all(results: Results, options: Options, ladder: Ladder) -> None:
     """Trains and scores each system, one after the other."""
     data: Any = None
     for number, row in enumerate(results.rows, start=1):
         say(f"\n{row['name']}, {number} of {len(results.rows)}")
         try:
             recipe = recipe_named(row["recipe"], options.runs)
-            images = images_of(recipe, sizes=same_sizes)
+            images = images_of(recipe, sizes=ladder.same_sizes)
             data = data or images
             if images != data:
                 raise ValueError(f"{row['recipe']} has other images than the recipes before it: {images}.")
             train(row["recipe"], recipe, allowed=options.train)
             row |= {"trained": describe_training(recipe), "scores": scores_of(recipe.run)}
+            row |= ladder.view.describe(recipe)
         except Exception as error:
             results.fail(row, error)
         results.save()
@@ -282,15 +310,16 @@ def run_module(module: str, *arguments: str) -> None:
         raise ValueError(f"python -m {module} ended with status {status}; what it said is above.")
 
 
-def measure_all(results: Results, options: Options) -> None:
+def measure_all(results: Results, options: Options, view: View) -> None:
     """Compiles and counts each system that is trained, then times all of them in turn."""
     systems: dict[str, System] = {}
     rows = {row["name"]: row for row in results.rows if "failed" not in row}
     for name, row in rows.items():
         say(f"compiling {name} ...")
         try:
-            run = recipe_named(row["recipe"], options.runs).run
-            systems[name] = load_system(run)
+            recipe = recipe_named(row["recipe"], options.runs)
+            system = load_system(recipe.run)
+            systems[name] = system._replace(programs={**system.programs, **view.programs(recipe)})
             row["parameters"] = systems[name].parameters
             row |= {title: {**program.facts, "seconds": []} for title, program in systems[name].programs.items()}
         except Exception as error:

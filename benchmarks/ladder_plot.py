@@ -89,7 +89,12 @@ def frame(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     axes.set_xlim(x.min() / 1.5, x.max() * 1.5)
     room = max(0.12 * np.ptp(y), 0.02)
     axes.set_ylim(y.min() - room, y.max() + room)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if np.ptp(np.log10(x)) > 0.7 else range(1, 10)))
+    plain_logarithms(axes, x.max() / x.min())
+
+
+def plain_logarithms(axes: Axes, ratio: float) -> None:
+    """Plain numbers on a logarithmic x axis, whose largest is `ratio` times its smallest, and a quiet grid."""
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if ratio > 5 else range(1, 10)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(color="#e4e4e4", linewidth=0.7)

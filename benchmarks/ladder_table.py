@@ -24,8 +24,13 @@ def table(rows: Sequence[Row], scores: Mapping[str, str]) -> str:
     first = next(iter(scores.values()))
     ordered = sorted(rows, key=lambda row: -_number(score(row, first), -math.inf))
     lines = [format_table(header, [_cells(row, scores, sizes=sizes) for row in ordered])]
-    failures = [f"- {row['name']} failed: {row['failed']}" for row in rows if "failed" in row]
-    return "\n\n".join([*lines, "\n".join(failures)] if failures else lines)
+    return "\n\n".join([*lines, *failures(rows)])
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """A paragraph with the reason of each failure, where there is one."""
+    lines = [f"- {row['name']} failed: {row['failed']}" for row in rows if "failed" in row]
+    return ["\n".join(lines)] if lines else []
 
 
 def score(row: Row, name: str) -> float | None:
@@ -49,13 +54,13 @@ def _cells(row: Row, scores: Mapping[str, str], *, sizes: bool) -> list[str]:
     seconds = row.get("trained", {}).get("seconds")
     return [
         row["name"],
-        *(_shown(score(row, name), "{:.3f}") for name in scores.values()),
+        *(shown(score(row, name), "{:.3f}") for name in scores.values()),
         *([size(row)] if sizes else []),
-        _shown(row.get("parameters"), "{:.2f} M", 1e-6),
-        *(_shown(flops_an_image(row, program), "{:.3g}", 1e-9) for program in ("inference", "training")),
-        *(_spread(milliseconds(row, program)) for program in ("inference", "inference_in_batches", "training")),
-        *(_shown(row.get(program, {}).get("memory_mib"), "{:.1f}") for program in ("inference", "training")),
-        _shown(seconds, "{:.1f} min", 1 / 60),
+        shown(row.get("parameters"), "{:.2f} M", 1e-6),
+        *(shown(flops_an_image(row, program), "{:.3g}", 1e-9) for program in ("inference", "training")),
+        *(spread(milliseconds(row, program)) for program in ("inference", "inference_in_batches", "training")),
+        *(shown(row.get(program, {}).get("memory_mib"), "{:.1f}") for program in ("inference", "training")),
+        shown(seconds, "{:.1f} min", 1 / 60),
     ]
 
 
@@ -65,13 +70,15 @@ def flops_an_image(row: Row, program: str) -> float | None:
     return facts["flops"] / facts["images"] if facts.get("flops") else None
 
 
-def _spread(samples: Sequence[float]) -> str:
+def spread(samples: Sequence[float]) -> str:
+    """Median and quartiles of milliseconds."""
     if not samples:
         return ABSENT
     return format_spread(summarize([ms / 1e3 for ms in samples]), seconds=True)
 
 
-def _shown(value: float | None, form: str, factor: float = 1.0) -> str:
+def shown(value: float | None, form: str, factor: float = 1.0) -> str:
+    """The value times `factor`, a dash where there is none."""
     return ABSENT if value is None else form.format(value * factor)
 
 

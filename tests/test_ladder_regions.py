@@ -1,0 +1,101 @@
+"""The ladder of regions: what it says of runs in stages, of proposals from files, its table and its plot."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from benchmarks import ladder, ladder_regions
+from configs import CONFIGS
+from segjax.data.proposals import write_proposals
+from tests import tiny
+
+ROWS = [
+    {
+        "name": "rcnn",
+        "scores": {"AP50": 0.5},
+        "regions": 99.6,
+        "inference": {"images": 1, "seconds": [0.3, 0.2, 0.4]},
+        "proposals": {"images": 2, "seconds": [0.2, 0.2]},
+        "stages": {"fine-tuning": {"seconds": 120.0}, "SVMs": {"seconds": 30.0}},
+        "disk_mib": 12.4,
+    },
+    {
+        "name": "faster_rcnn",
+        "scores": {"AP50": 0.75},
+        "regions": 64,
+        "inference": {"images": 1, "seconds": [0.02]},
+        "trained": {"seconds": 90.0},
+    },
+    {"name": "sppnet", "failed": "no proposals"},
+]
+
+
+def test_table_keeps_the_order_of_the_story_and_adds_up_times():
+    text = ladder_regions.table(ROWS, {"AP50": "AP50"})
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    assert [line[0] for line in lines[2:]] == ["rcnn", "faster_rcnn", "sppnet"]
+    rcnn, faster, sppnet = (dict(zip(lines[0], line)) for line in lines[2:])
+    assert rcnn["AP50"] == "0.500" and rcnn["regions an image"] == "100" and rcnn["disk, MiB"] == "12"
+    assert rcnn["network"].startswith("300 ms") and rcnn["proposals"].startswith("100 ms")
+    assert rcnn["together"] == "400 ms" and rcnn["training, by stage"] == "fine-tuning 2.0 + SVMs 0.5 min"
+    assert faster["proposals"] == "none" and faster["together"] == "20.0 ms"
+    assert faster["training, by stage"] == "1.5 min" and faster["disk, MiB"] == "–"
+    assert sppnet["network"] == sppnet["together"] == "–" and text.endswith("- sppnet failed: no proposals")
+
+
+def test_plot_shows_what_was_timed(tmp_path):
+    options = {"title": "Regions", "heading": "AP50", "name": "AP50"}
+    assert not ladder_regions.plot(ROWS[2:], tmp_path / "none.png", **options)
+    assert not (tmp_path / "none.png").exists()
+    assert ladder_regions.plot(ROWS, tmp_path / "two.png", **options)
+    assert ladder_regions.plot(ROWS[:1], tmp_path / "one.png", **options)
+    two, one = imread(tmp_path / "two.png"), imread(tmp_path / "one.png")
+    assert two.std() > 0 and two.shape[0] > one.shape[0]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe whose proposals come from a file, with an image that has none and one that has more than it may."""
+    tiny.write_coco(tmp_path / "data")
+    recipe = tiny.recipe(tmp_path / "data", tmp_path / "run")
+    source = recipe.data.source("val")
+    counts = [0, 9] + [2] * (len(source) - 2)
+    ids = [source.info(i).image_id for i in range(len(source))]
+    write_proposals(tmp_path / "data/val.npz", ids, [np.tile(np.float32([1, 1, 9, 9]), (n, 1)) for n in counts])
+    data = dataclasses.replace(recipe.data, proposals=("", "val.npz", ""), proposal_count=5)
+    (tmp_path / "run").mkdir()
+    return dataclasses.replace(recipe, data=data), (5 + 2 * (len(source) - 2)) / len(source)
+
+
+def test_describes_stages_disk_and_regions(recipe):
+    recipe, mean = recipe
+    assert ladder_regions.describe(recipe) == {"stages": {}, "disk_mib": None, "regions": pytest.approx(mean)}
+    stages = {"fine-tuning": {"seconds": 3.0, "processor_seconds": 5.0}}
+    (recipe.run / "stages.json").write_text(json.dumps({"stages": stages, "disk_mib": 7.5}))
+    found = ladder_regions.describe(recipe)
+    assert found["stages"] == stages and found["disk_mib"] == 7.5
+    (recipe.run / "results_val.json").write_text(json.dumps({"AP": 0.1, "windows_per_image": 321.0}))
+    assert ladder_regions.regions(recipe) == 321.0
+    without = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, proposals=("", "", "")))
+    (recipe.run / "results_val.json").unlink()
+    assert ladder_regions.regions(without) == without.model.rpn.proposals[1]
+
+
+def test_selective_search_is_timed_where_proposals_come_from_a_file(recipe, monkeypatch):
+    recipe, _ = recipe
+    seen = []
+    monkeypatch.setattr(ladder_regions, "selective_search", lambda image, *, count: seen.append((image.shape, count)))
+    (program,) = ladder_regions.programs(recipe).values()
+    program.run()
+    assert len(seen) == program.facts["images"] == min(ladder_regions.IMAGES, len(recipe.data.source("val")))
+    assert {count for _, count in seen} == {recipe.data.proposal_count}
+    without = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, proposals=("", "", "")))
+    assert ladder_regions.programs(without) == {}
+
+
+def test_recipes_see_the_same_images():
+    recipes = [CONFIGS[name] for name in ladder.LADDERS["regions"].recipes]
+    assert len({ladder.images_of(recipe, sizes=True) for recipe in recipes}) == 1
