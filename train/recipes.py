@@ -21,6 +21,13 @@ from train.runtime import one_sentence, write_text
 
 def recipe_from(arguments: list[str], *, program: str, default: str | None = None) -> tuple[str, Recipe]:
     """The recipe named first on a command line, or of the file named there, with the options after it applied."""
+    name, recipe, (first, *rest) = named_recipe(arguments, program=program, default=default)
+    recipe = tyro.cli(Recipe, default=recipe, args=rest, prog=f"{program} {first}")
+    return name, dataclasses.replace(recipe, run=recipe.run or pathlib.Path("runs") / name)
+
+
+def named_recipe(arguments: list[str], *, program: str, default: str | None = None) -> tuple[str, Recipe, list[str]]:
+    """The recipe named first on a command line, or of the file named there, and all arguments, with what names it."""
     if default and (not arguments or arguments[0].startswith("--")) and arguments[:1] not in (["--help"], ["-h"]):
         arguments = [default, *arguments]
     if arguments and arguments[0].endswith(".py"):
@@ -34,8 +41,7 @@ def recipe_from(arguments: list[str], *, program: str, default: str | None = Non
         given = f"no recipe is called {arguments[0]!r}. " if arguments and not arguments[0].startswith("-") else ""
         usage = f"usage: {program} NAME [--field value ...], where NAME is a .py file with a RECIPE, or one of"
         sys.exit("\n".join([given + usage, *lines]))
-    recipe = tyro.cli(Recipe, default=recipe, args=arguments[1:], prog=f"{program} {arguments[0]}")
-    return name, dataclasses.replace(recipe, run=recipe.run or pathlib.Path("runs") / name)
+    return name, recipe, arguments
 
 
 def recipe_of(file: pathlib.Path) -> Recipe:

@@ -6,20 +6,22 @@ The file is one NumPy archive (`numpy.savez`, no pickled objects) that holds
     offsets     [n+1]  int64, from 0 to m, never falling: the boxes of image i are rows offsets[i] to offsets[i + 1]
     boxes       [m 4]  float32, `xyxy` in pixels of the image file, best first within each image
     scores      [m]    float32, of any scale; may be absent
+    made_by     []     a string that says what made them, in the maker's own form; may be absent
 
 An image may have no box, but has to be listed. Images that the data set lacks are no fault: one file can serve all its
 parts.
 """
 
+import functools
 import os
 import pathlib
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int64
 
 from segjax.data.source import DataError, ImageId, Source
 
@@ -32,6 +34,8 @@ def write_proposals(
     image_ids: Sequence[ImageId],
     boxes: Sequence[np.ndarray],
     scores: Sequence[np.ndarray] | None = None,
+    *,
+    made_by: str = "",
 ) -> None:
     """Writes a file of proposals, whole or not at all.
 
@@ -40,6 +44,7 @@ def write_proposals(
         image_ids: all whole numbers or all strings, each once.
         boxes: [m_i 4] for each image, `xyxy` in pixels of the image file, best first.
         scores: [m_i] for each image, or None.
+        made_by: what made them.
 
     Raises:
         ValueError: the arguments do not match each other in number, or an id is given twice.
@@ -60,7 +65,48 @@ def write_proposals(
     }
     if scores is not None:
         arrays["scores"] = np.concatenate([np.zeros(0, np.float32), *(np.asarray(s, np.float32) for s in scores)])
+    if made_by:
+        arrays["made_by"] = np.asarray(made_by)
     _write(pathlib.Path(path), arrays)
+
+
+class StoredProposals(NamedTuple):
+    """What a file of proposals holds, unchanged."""
+
+    image_ids: list[ImageId]
+    offsets: Int64[np.ndarray, " ends"]
+    """The boxes of image i are rows offsets[i] to offsets[i + 1]."""
+    boxes: Float32[np.ndarray, "m 4"]
+    scores: Float32[np.ndarray, " m"] | None
+    made_by: str
+    """What made them, "" where the file does not say."""
+
+
+def read_proposals(path: str | os.PathLike) -> StoredProposals:
+    """Reads a whole file.
+
+    Raises:
+        DataError: it cannot be read or is not of the form above, or a box or a score is not finite.
+    """
+    path = os.fspath(path)
+    arrays = _read_arrays(path)
+    absent = [name for name in ("image_ids", "offsets", "boxes") if name not in arrays]
+    if absent:
+        raise _fault(path, f"it has no array {absent[0]!r}")
+    ids, offsets, boxes, scores = (arrays.get(name) for name in ("image_ids", "offsets", "boxes", "scores"))
+    made_by = arrays.get("made_by", np.asarray(""))
+    check = functools.partial(_check, path)
+    check("image_ids", ids, ids.ndim == 1 and ids.dtype.kind in "iuU", "a list of whole numbers or strings")
+    check("image_ids", ids, len(np.unique(ids)) == len(ids), "without an id that is listed twice")
+    check("boxes", boxes, boxes.shape[1:] == (4,) and boxes.dtype == np.float32, "float32 [m 4]")
+    fits = offsets.shape == (len(ids) + 1,) and offsets.dtype.kind in "iu"
+    fits = fits and offsets[0] == 0 and offsets[-1] == len(boxes) and (offsets[1:] >= offsets[:-1]).all()
+    check("offsets", offsets, fits, f"{len(ids) + 1} whole numbers that rise from 0 to the {len(boxes)} boxes")
+    fits = scores is None or (scores.shape == boxes.shape[:1] and scores.dtype == np.float32)
+    check("scores", scores, fits, f"one float32 for each of the {len(boxes)} boxes")
+    check("made_by", made_by, made_by.shape == () and made_by.dtype.kind == "U", "one string")
+    _check_finite(path, ids, offsets, boxes, scores)
+    return StoredProposals(ids.tolist(), offsets.astype(np.int64), boxes, scores, str(made_by))
 
 
 def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
@@ -91,7 +137,7 @@ class ProposalFile:
                 list all images of `source`.
         """
         self._path = os.fspath(path)
-        ids, offsets, boxes, scores = self._read()
+        ids, offsets, boxes, scores, _ = read_proposals(path)
         position = {image_id: i for i, image_id in enumerate(ids)}
         infos = [source.info(index) for index in range(len(source))]
         rows = self._rows([info.image_id for info in infos], position, source.name)
@@ -127,49 +173,40 @@ class ProposalFile:
         missing = [image_id for image_id in wanted if image_id not in position]
         if missing:
             shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
-            raise self._fault(
+            raise _fault(
+                self._path,
                 f"it lacks {len(missing)} of the {len(wanted)} images of {name!r} ({shown}); make proposals for them, "
-                "with no box where there is none"
+                "with no box where there is none",
             )
         return np.array([position[image_id] for image_id in wanted], np.int64)
 
-    def _read(self) -> tuple[list, np.ndarray, np.ndarray, np.ndarray | None]:
-        try:
-            with open(self._path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = dict(archive)
-        except OSError as error:
-            raise self._fault(f"it cannot be read: {error.strerror or error}") from error
-        except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise self._fault("it is not a NumPy archive of plain arrays (numpy.savez)") from error
-        absent = [name for name in ("image_ids", "offsets", "boxes") if name not in arrays]
-        if absent:
-            raise self._fault(f"it has no array {absent[0]!r}")
-        ids, offsets, boxes, scores = (arrays.get(name) for name in ("image_ids", "offsets", "boxes", "scores"))
-        self._check("image_ids", ids, ids.ndim == 1 and ids.dtype.kind in "iuU", "a list of whole numbers or strings")
-        self._check("image_ids", ids, len(np.unique(ids)) == len(ids), "without an id that is listed twice")
-        self._check("boxes", boxes, boxes.shape[1:] == (4,) and boxes.dtype == np.float32, "float32 [m 4]")
-        fits = offsets.shape == (len(ids) + 1,) and offsets.dtype.kind in "iu"
-        fits = fits and offsets[0] == 0 and offsets[-1] == len(boxes) and (offsets[1:] >= offsets[:-1]).all()
-        self._check(
-            "offsets", offsets, fits, f"{len(ids) + 1} whole numbers that rise from 0 to the {len(boxes)} boxes"
-        )
-        fits = scores is None or (scores.shape == boxes.shape[:1] and scores.dtype == np.float32)
-        self._check("scores", scores, fits, f"one float32 for each of the {len(boxes)} boxes")
-        self._finite(ids, offsets, boxes, scores)
-        return ids.tolist(), offsets.astype(np.int64), boxes, scores
 
-    def _check(self, name: str, array: np.ndarray | None, fits: bool | np.bool, wanted: str) -> None:
-        if not fits:
-            raise self._fault(f"its {name!r}, {array.dtype} of shape {list(array.shape)}, must be {wanted}")
+def _read_arrays(path: str) -> dict[str, np.ndarray]:
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return dict(archive)
+    except OSError as error:
+        raise _fault(path, f"it cannot be read: {error.strerror or error}") from error
+    except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise _fault(path, "it is not a NumPy archive of plain arrays (numpy.savez)") from error
 
-    def _finite(self, ids: np.ndarray, offsets: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None) -> None:
-        bad = ~np.isfinite(boxes).all(axis=1)
-        if scores is not None:
-            bad |= ~np.isfinite(scores)
-        if bad.any():
-            row = int(np.argmax(bad))
-            owner = ids[np.searchsorted(offsets, row, side="right") - 1]
-            raise self._fault(f"{bad.sum()} of its boxes or scores are not finite, the first of image {owner.item()!r}")
 
-    def _fault(self, what: str) -> DataError:
-        return DataError(f"The file of proposals {self._path!r} cannot be used: {what}.")
+def _check(path: str, name: str, array: np.ndarray | None, fits: bool | np.bool, wanted: str) -> None:
+    if not fits:
+        raise _fault(path, f"its {name!r}, {array.dtype} of shape {list(array.shape)}, must be {wanted}")
+
+
+def _check_finite(
+    path: str, ids: np.ndarray, offsets: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None
+) -> None:
+    bad = ~np.isfinite(boxes).all(axis=1)
+    if scores is not None:
+        bad |= ~np.isfinite(scores)
+    if bad.any():
+        row = int(np.argmax(bad))
+        owner = ids[np.searchsorted(offsets, row, side="right") - 1]
+        raise _fault(path, f"{bad.sum()} of its boxes or scores are not finite, the first of image {owner.item()!r}")
+
+
+def _fault(path: str, what: str) -> DataError:
+    return DataError(f"The file of proposals {path!r} cannot be used: {what}.")
