@@ -10,6 +10,8 @@ from segjax.data import label_maps, scenes
 from segjax.data.agnostic import AgnosticSource
 from segjax.data.coco import CocoSource
 from segjax.data.coco_label_maps import CocoLabelMaps
+from segjax.data.crops import CropSource
+from segjax.data.lsp import LspSource, Third
 from segjax.data.mask_codes import Code, Colour, IdCode, colour_code, read_colours
 from segjax.data.pipeline import Batches, evaluation_batches, train_batches
 from segjax.data.proposals import ProposalFile
@@ -54,18 +56,31 @@ class Tfds:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lsp:
+    """Where the parts of Leeds Sports Pose are, and what its joints' third number says."""
+
+    joints: str = "joints.mat"
+    """The file of the joints, relative to `root`."""
+    images: str = "images"
+    """The folder of the images, relative to `root`."""
+    third: Third = "occluded"
+    """What 1 means: occluded in LSP, visible in its extended training set."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """Where the images are, and how they become batches."""
 
-    format: Literal["scenes", "coco", "voc", "yolo", "lists", "folders", "tfds"] = "scenes"
+    format: Literal["scenes", "coco", "voc", "yolo", "lsp", "lists", "folders", "tfds"] = "scenes"
     """scenes: generated into `root` when absent; coco: JSON files and image folders; voc: XML files and split lists, or
-    its SegmentationClass; yolo: folders of images and of text labels, objects alone. With label maps alone: lists: text
-    files of image and mask paths; folders: of either; tfds: tensorflow-datasets."""
+    its SegmentationClass; yolo: folders of images and of text labels, objects alone; lsp: Leeds Sports Pose. With label
+    maps alone: lists: text files of image and mask paths; folders: of either; tfds: tensorflow-datasets."""
     root: pathlib.Path = pathlib.Path("data/scenes")
     """The folder of all of it; tfds: its data_dir."""
     train: str = "train"
     """The part to train on. voc: a list in ImageSets/Main, or Segmentation for label maps. coco: the annotation file,
-    lists: the list, folders, yolo: the folder of the images, each relative to `root`. tfds: a split, "train[:90%]"."""
+    lists: the list, folders, yolo: the folder of the images, each relative to `root`. tfds: a split, "train[:90%]".
+    lsp: the first and the last image's number, "1-1000"."""
     val: str = "val"
     """The part to evaluate on while training."""
     test: str = ""
@@ -82,6 +97,10 @@ class Data:
     folders, tfds: what the numbers in the masks mean; tfds: by default what the data set says."""
     masks: Masks = Masks()
     tfds: Tfds = Tfds()
+    lsp: Lsp = Lsp()
+    crops: float = 0.0
+    """Make an image of each object with labelled joints: its box, made wider and higher by this factor from 1 on, cut
+    out. 0 takes whole images. For models that find one pose an image."""
     buckets: tuple[tuple[int, int], ...] = ((128, 160), (160, 128))
     """(height, width) of the batches' images in pixels; for most detectors multiples of 32. One compilation each."""
     evaluation_buckets: tuple[tuple[int, int], ...] = ()
@@ -136,7 +155,8 @@ class Data:
             return self._label_maps(part, name, classes)
         classes = classes or self.classes or None
         source = self._objects(part, name, None if self.agnostic else classes, fields, segmentations)
-        return AgnosticSource(source) if self.agnostic else source
+        source = AgnosticSource(source) if self.agnostic else source
+        return CropSource(source, factor=self.crops) if self.crops else source
 
     def _objects(
         self, part: Part, name: str, classes: tuple[str, ...] | None, fields: tuple[str, ...], segmentations: bool
@@ -147,6 +167,8 @@ class Data:
             return VocSource(self.root, split=name, classes=classes)
         if self.format == "yolo":
             return self._yolo(part, name, classes, fields)
+        if self.format == "lsp":
+            return self._lsp(part, name, classes, fields)
         options = {
             "classes": classes,
             "segmentations": segmentations or "masks" in fields,
@@ -170,6 +192,22 @@ class Data:
         names = self.root / self.names if self.names else self.classes
         # A set is called by its part: folders of images are often all called "images".
         return YoloSource(self.root / name, self.root / labels, names=names, name=f"yolo_{part}", classes=classes)
+
+    def _lsp(self, part: Part, name: str, classes: tuple[str, ...] | None, fields: tuple[str, ...]) -> Source:
+        if lacking := [field for field in fields if field != "keypoints"]:
+            raise ValueError(f"Leeds Sports Pose has joints and no {lacking[0]!r}, which this model learns from.")
+        first, dash, last = name.partition("-")
+        if not (dash and first.isdecimal() and last.isdecimal()):
+            raise ValueError(f'data.{part} is {name!r}; for lsp it is the first and last image\'s number, "1-1000".')
+        return LspSource(
+            self.root / self.lsp.joints,
+            self.root / self.lsp.images,
+            first=int(first),
+            last=int(last),
+            third=self.lsp.third,
+            name=f"lsp_{part}",
+            classes=classes,
+        )
 
     def _label_maps(self, part: Part, name: str, classes: tuple[str, ...] | None) -> LabelMapSource:
         if self.format == "coco":

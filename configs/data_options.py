@@ -8,6 +8,7 @@ OBJECTS = {
     "coco": {"images", "classes"},
     "voc": {"classes"},
     "yolo": {"classes", "labels", "names"},
+    "lsp": {"lsp.joints", "lsp.images", "lsp.third"},
 }
 LABEL_MAPS = {
     "scenes": set(),
@@ -35,12 +36,19 @@ def check_options(data: Any, fields: tuple[str, ...]) -> None:
         raise ValueError(
             f"data.format {data.format!r} has {has}, which this model learns from; use one of {', '.join(table)}."
         )
-    parts = [(name, field.name) for name in ("masks", "tfds") for field in dataclasses.fields(getattr(data, name))]
+    parts = [
+        (name, field.name) for name in ("masks", "tfds", "lsp") for field in dataclasses.fields(getattr(data, name))
+    ]
     options = ("images", "labels", "names", "classes", *map(".".join, parts))
     for name in options:
         if name not in table[data.format] and _value(data, name) != _value(default, name):
             kind = "label maps" if labelled else "objects"
             raise ValueError(f"data.{name} means nothing to {kind} of the format {data.format!r}: leave it out.")
+    if data.crops and (data.crops < 1 or "keypoints" not in fields or any(data.proposals)):
+        raise ValueError(
+            f"data.crops is {data.crops}: it is a factor, from 1 on, of the boxes of objects with joints, for models "
+            "that learn keypoints and take no data.proposals; 0 is for whole images."
+        )
     if data.masks.colours and (data.masks.ids or data.masks.ignore != default.masks.ignore):
         raise ValueError("data.masks.colours says what colours mean: data.masks.ids and .ignore are of numbers.")
 

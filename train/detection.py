@@ -36,7 +36,9 @@ class DetectionTask:
 
     def __init__(self, model: Detector, source: Source, vocabulary: Vocabulary) -> None:
         self._source = source
-        self.detections = DetectionEvaluator(source, classes=vocabulary.classes, kinds=model.kinds)
+        self.detections = DetectionEvaluator(
+            source, classes=vocabulary.classes, kinds=model.kinds, voc="boxes" in model.kinds
+        )
         self.evaluators = (self.detections, OwnScores(model, source, self.detections.collector))
 
     def headline(self, results: Mapping[str, float]) -> str:
