@@ -34,6 +34,9 @@ class Optim:
     """Decay of the moving average of the parameters; evaluation and the final model then use the average."""
     freeze: tuple[str, ...] = ()
     """Parameters not trained, by the start of their path: "backbone/stem", "backbone/layer1"."""
+    factors: tuple[tuple[str, float], ...] = ()
+    """(start of a path, factor) of the parameters whose rate is not `lr` itself but a multiple of it, such as
+    ("backbone", 0.1). Of several that fit a parameter the longest counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Start:
 
     runs: tuple[pathlib.Path, ...] = ()
     """Folders of runs of ours. What several of them have is taken from the last."""
+    arrays: tuple[pathlib.Path, ...] = ()
+    """NumPy archives of variables by path, "params/box/svm/kernel", that go before what the runs have: what was not
+    trained by gradient."""
 
     weights: pathlib.Path | None = None
     """A file with a torchvision state dict, .pth or .safetensors; read without torch."""

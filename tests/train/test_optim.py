@@ -87,6 +87,30 @@ def test_clipping_keeps_the_direction(params):
         np.testing.assert_allclose(found[name], p - 0.1 * small[name], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_factors_are_rates_by_path(name, rng, params):
+    """A run with the factor is one with that rate; whole names count, and the longest of those that fit."""
+    grads = [{k: rng.normal(size=p.shape).astype(np.float32) for k, p in params.items()} for _ in range(3)]
+    plain = dataclasses.replace(PLAIN, name=name, weight_decay=0.05)
+    factors = (("conv", 0.1), ("dense", 3.0), ("dense/bias", 0.5))
+    found = trained(dataclasses.replace(plain, factors=factors), params, grads)
+    own = {"conv/kernel": 0.1, "dense/kernel": 3.0, "dense/bias": 0.5, "norm/scale": 1.0}
+    for path, factor in own.items():
+        expected = trained(dataclasses.replace(plain, lr=factor * plain.lr), params, grads)[path]
+        np.testing.assert_allclose(found[path], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_factors_of_nothing_are_refused(params):
+    """Neither half a name nor a part that is frozen, which the optimiser never sees."""
+    nested = {"conv": {"kernel": params["conv/kernel"]}, "dense": {"bias": params["dense/bias"]}}
+    optimizer(dataclasses.replace(PLAIN, factors=(("conv", 0.1),)), 9).init(nested)
+    for given in (params, nested):
+        with pytest.raises(
+            ValueError, match="names 'con', where no parameter is trained; there are conv/kernel, dense/"
+        ):
+            optimizer(dataclasses.replace(PLAIN, factors=(("dense", 2.0), ("con", 0.1))), 9).init(given)
+
+
 def rates(steps=100, **changes):
     rate = schedule(Optim(lr=0.1, warmup_steps=10, **changes), steps)
     return np.array([float(rate(n)) for n in range(steps + 1)])
