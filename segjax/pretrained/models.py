@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from segjax.models.deeplab import deeplabv3
+from segjax.models.detr import detr
 from segjax.models.faster_rcnn import faster_rcnn
 from segjax.models.fcn import fcn
 from segjax.models.fcos import fcos
@@ -27,7 +28,7 @@ from segjax.models.mask_rcnn import mask_rcnn
 from segjax.models.parts import Module
 from segjax.models.retinanet import retinanet
 from segjax.models.ssd import ssd300, ssdlite320
-from segjax.pretrained import pyramid_rules, rules, ssd_rules
+from segjax.pretrained import detr_rules, pyramid_rules, rules, ssd_rules
 from segjax.pretrained.rules import Rule
 from segjax.types import Model
 
@@ -195,7 +196,12 @@ SINGLE_SHOT: dict[str, Detector] = {
     "ssdlite320_mobilenet_v3_large": Detector(_ninety(ssdlite320), ssd_rules.ssdlite_rules, MobileNetV3.epsilon),
 }
 
-DETECTORS = {**TWO_STAGE, **SINGLE_SHOT}
+SET_PREDICTION: dict[str, Detector] = {
+    # Not torchvision's: the name that its authors gave it in torch.hub. Their classes are COCO's category ids from 0.
+    "detr_resnet50": Detector(lambda *, classes=91, **options: detr(classes, **options), detr_rules.detr_rules),
+}
+
+DETECTORS = {**TWO_STAGE, **SINGLE_SHOT, **SET_PREDICTION}
 
 
 def _segmenter_rules(
