@@ -164,6 +164,7 @@ class DetectionCollector:
         check_classes(classes, source)
         self.source = source
         self._seen = Seen(source)
+        self._sizes: dict[int, tuple[int, int]] = {}
         self._parts: list[CollectedDetections] = []
 
     def update(
@@ -175,6 +176,7 @@ class DetectionCollector:
         samples = samples[kept]
         if not len(samples):
             return
+        self._sizes.update(zip(samples.tolist(), map(tuple, np.asarray(sizes)[kept].tolist())))
         rows = jax.tree.map(lambda column: np.asarray(column)[kept], jax.device_get(detections))
         rows = to_original(rows, np.asarray(sizes)[kept], [self.source.info(int(sample)) for sample in samples])
         valid = np.asarray(rows.valid)
@@ -194,6 +196,11 @@ class DetectionCollector:
     def seen(self) -> list[int]:
         """Indices of the images seen so far, in ascending order."""
         return list(self._seen)
+
+    @property
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """(height, width) in pixels that each image seen so far had in its batch, without padding."""
+        return dict(self._sizes)
 
     def collected(self) -> CollectedDetections:
         """Everything seen so far, in the order in which it came."""
