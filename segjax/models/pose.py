@@ -128,7 +128,7 @@ def pose_regression(
             outputs(numbers, 1)
         if stages > 1:
             # Errors of a tenth of the box, until they are known.
-            start = {"mean": jnp.zeros((joints, 2)), "square": jnp.full((joints, 2), 0.1**2)}
+            start = {"mean": jnp.zeros((joints, 2)), "square": jnp.full((joints, 2), 0.1**2, jnp.float32)}
             variables[ERRORS] = {f"stage{stage}": start for stage in range(1, stages)}
         return variables
 
@@ -246,7 +246,7 @@ def as_detections(pose: Float[Array, "b k 2"], sizes: Int[Array, "b 2"]) -> Dete
     low = jnp.clip(pose.min(axis=1), 0.0, limit - 1)
     high = jnp.clip(pose.max(axis=1), low + 1, limit)
     rows = (pose.shape[0], 1)
-    score = jnp.full((*pose.shape[:2], 1), CERTAIN)
+    score = jnp.full((*pose.shape[:2], 1), CERTAIN, jnp.float32)
     return Detections(
         boxes=jnp.concatenate([low, high], axis=-1)[:, None],
         scores=jnp.ones(rows),
