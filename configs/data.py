@@ -12,6 +12,7 @@ from segjax.data.coco import CocoSource
 from segjax.data.coco_label_maps import CocoLabelMaps
 from segjax.data.crops import CropSource
 from segjax.data.lsp import LspSource, Third
+from segjax.data.main_object import MainObjectSource
 from segjax.data.mask_codes import Code, Colour, IdCode, colour_code, read_colours
 from segjax.data.pipeline import Batches, evaluation_batches, train_batches
 from segjax.data.proposals import ProposalFile
@@ -107,6 +108,8 @@ class Data:
     """The same for evaluation, where training is on smaller crops; `buckets` where empty."""
     agnostic: bool = False
     """Take all classes for one, "object": what a region proposal network is trained on and judged by."""
+    main_object: bool = False
+    """Keep of each image its largest object alone, and no image without one: for classification with localization."""
     proposals: tuple[str, str, str] = ("", "", "")
     """Files of proposals (`segjax.data.proposals`) of train, val and test, relative to `root`, for models that make
     none themselves."""
@@ -156,6 +159,7 @@ class Data:
         classes = classes or self.classes or None
         source = self._objects(part, name, None if self.agnostic else classes, fields, segmentations)
         source = AgnosticSource(source) if self.agnostic else source
+        source = MainObjectSource(source) if self.main_object else source
         return CropSource(source, factor=self.crops) if self.crops else source
 
     def _objects(

@@ -25,9 +25,9 @@ def check_options(data: Any, fields: tuple[str, ...]) -> None:
     """`ValueError` for an option of a `Data` that would do nothing, and for what its format does not have."""
     default = type(data)()
     labelled = "label_map" in fields
-    if labelled and (len(fields) > 1 or data.agnostic or any(data.proposals)):
+    if labelled and (len(fields) > 1 or data.agnostic or data.main_object or any(data.proposals)):
         raise ValueError(
-            "label maps come without objects: data.agnostic, data.proposals and other fields "
+            "label maps come without objects: data.agnostic, data.main_object, data.proposals and other fields "
             f"({', '.join(field for field in fields if field != 'label_map') or 'none here'}) do not go with them."
         )
     table = LABEL_MAPS if labelled else OBJECTS
