@@ -4,6 +4,8 @@ import abc
 import dataclasses
 from typing import Any, ClassVar, Literal, Self
 
+from configs.data import Data
+from segjax.data.source import Source
 from segjax.types import Model, Variables
 
 DType = Literal["float32", "bfloat16"]
@@ -34,6 +36,14 @@ class System(abc.ABC):
     @abc.abstractmethod
     def build(self, classes: int, joints: int = 0) -> Model:
         """The model for this many classes, whose objects have this many joints."""
+
+    def left_out(self, source: Source, data: Data) -> dict[str, int]:
+        """How many objects of `source`, the part to train on, this model cannot learn, by what is the matter with them.
+
+        Of images as `data` shows them without augmentation. Said before training and in the report.
+        """
+        del source, data
+        return {}
 
     def adapted(self, weights: Variables) -> Variables:
         """Weights of a classifier with each part where this model has it."""

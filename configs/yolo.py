@@ -5,7 +5,10 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from configs.data import Data
 from configs.detectors import Detector
+from segjax.data.cells import objects_without_cell
+from segjax.data.source import Source
 from segjax.models.heads.yolo import YOLOSettings
 from segjax.models.layers.darknet import DETECTION, Darknet, Layer
 from segjax.models.layers.norms import NormName
@@ -52,6 +55,11 @@ class YOLOv1(Detector):
         if self.norm is None:
             raise ValueError("model.norm is None, and a ResNet has norms: choose one for model.form 'resnet'.")
         return ResNet(self.depth, self.norm, round(64 * self.width), (self.stage,), dtype=dtype)
+
+    def left_out(self, source: Source, data: Data) -> dict[str, int]:
+        """Objects whose cell has a larger one."""
+        count = objects_without_cell(source, grid=self.grid, buckets=data.buckets, stretch=data.stretch)
+        return {"objects without a cell": count}
 
     def build(self, classes: int, joints: int = 0) -> Model:
         """The model for this many classes."""

@@ -48,6 +48,9 @@ def read_data(recipe: Recipe) -> tuple[Source, Source]:
     for part in (source, val):
         if len(part.problems):
             say(f"{part.name}:\n{part.problems.summary()}")
+    for what, count in recipe.model.left_out(source, recipe.data).items():
+        if count:
+            say(f"{source.name}: {count} {what} are not trained on, unless augmentation moves them")
     return source, val
 
 
@@ -122,7 +125,7 @@ def load_start(recipe: Recipe, mesh: Mesh) -> Variables | None:
 def facts(run: Run) -> dict[str, Any]:
     """What the report says beside what it finds in the metrics: the model's size, compilations, what was left out."""
     parameters = sum(x.size for x in jax.tree.leaves(run.state.params))
-    counts = run.feed.batches.counts
+    counts = run.feed.batches.counts | run.recipe.model.left_out(run.source, run.recipe.data)
     left_out = {kind: count for kind, count in counts.items() if count and kind not in ("images", "objects")}
     return {"Parameters": f"{parameters / 1e6:.2f} M", "Compilations": run.step.compilations, **left_out}
 
