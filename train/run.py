@@ -125,7 +125,7 @@ def load_start(recipe: Recipe, mesh: Mesh) -> Variables | None:
 def facts(run: Run) -> dict[str, Any]:
     """What the report says beside what it finds in the metrics: the model's size, compilations, what was left out."""
     parameters = sum(x.size for x in jax.tree.leaves(run.state.params))
-    counts = run.feed.batches.counts | run.recipe.model.left_out(run.source, run.recipe.data)
+    counts = {**run.feed.batches.counts, **run.recipe.model.left_out(run.source, run.recipe.data)}
     left_out = {kind: count for kind, count in counts.items() if count and kind not in ("images", "objects")}
     return {"Parameters": f"{parameters / 1e6:.2f} M", "Compilations": run.step.compilations, **left_out}
 
