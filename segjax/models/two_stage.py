@@ -5,7 +5,7 @@ second, proposals come from outside (Fast R-CNN); without the third, it is a reg
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from segjax.models.checks import check_head, check_losses, check_rows
+from segjax.models.chunks import in_chunks
 from segjax.models.heads.roi import RoIHead, SamplingSettings, pool_rois, sample_rois
 from segjax.models.heads.rpn import RPNSettings, propose, rpn_losses
 from segjax.models.parts import Parts
@@ -54,7 +55,7 @@ class Regions(NamedTuple):
     def init(self, key: Key[Array, ""], parts: Parts, variables: Variables, channels: int) -> Variables:
         """`variables` with those of every head."""
         for name, head in self.heads.items():
-            features = jnp.zeros((1, 1, head.pool.size, head.pool.size, channels), jnp.float32)
+            features = jnp.zeros((1, 1, *head.pool.shape, channels), jnp.float32)
             _, variables = parts.init(key, variables, name, features, valid=jnp.ones((1, 1), bool))
         return variables
 
@@ -74,8 +75,13 @@ class Regions(NamedTuple):
         for name, head in self.heads.items():
             rois = jax.tree.map(lambda x: x[:, : self.sampling.positives], sampled) if head.positives_only else sampled
             used = rois.positive if head.positives_only else rois.valid
-            pooled = pool_rois(features, rois.boxes, used, strides=self.strides, settings=head.pool)
-            outputs, variables = parts.train(key, variables, name, pooled, valid=used)
+
+            def trained(i: Array | None, boxes: Array, valid: Array, variables: Variables, name=name, head=head) -> Any:
+                pooled = self._pooled(head, features, boxes, valid, batch.sizes)
+                own = key if i is None else jax.random.fold_in(key, i)
+                return parts.train(own, variables, name, pooled, valid=valid)
+
+            outputs, variables = in_chunks(trained, rois.boxes, used, variables, count=head.pool.chunk)
             check_rows(f"the network of head {name!r}", outputs, used.shape, ROWS)
             try:
                 targets = jax.lax.stop_gradient(jax.vmap(head.targets)(rois, batch.instances, batch.sizes))
@@ -90,6 +96,9 @@ class Regions(NamedTuple):
             terms |= found
         return terms, variables
 
+    def _pooled(self, head: RoIHead, features: Features, boxes: Array, valid: Array, sizes: Array) -> Array:
+        return pool_rois(features, boxes, valid, sizes=sizes, strides=self.strides, settings=head.pool)
+
     def detect(
         self, parts: Parts, variables: Variables, features: Features, proposals: Proposals, sizes: Int[Array, "b 2"]
     ) -> Detections:
@@ -97,8 +106,15 @@ class Regions(NamedTuple):
         detections = as_detections(proposals)
         for name, head in self.heads.items():
             boxes, valid = detections.boxes, detections.valid
-            pooled = pool_rois(features, boxes, valid, strides=self.strides, settings=head.pool)
-            outputs = parts(variables, name, pooled, valid=valid)
+
+            def predicted(
+                i: Array | None, boxes: Array, valid: Array, variables: Variables, name=name, head=head
+            ) -> Any:
+                del i
+                pooled = self._pooled(head, features, boxes, valid, sizes)
+                return parts(variables, name, pooled, valid=valid), variables
+
+            outputs, _ = in_chunks(predicted, boxes, valid, variables, count=head.pool.chunk)
             check_rows(f"the network of head {name!r}", outputs, valid.shape, ROWS)
             detections = jax.vmap(head.decode)(outputs, detections, sizes)
             check_rows(f"`decode` of head {name!r}", detections, detections.scores.shape, ROWS)

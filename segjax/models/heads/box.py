@@ -137,15 +137,26 @@ class BoxHead:
 
     def decode(self, outputs: BoxOutputs, detections: Detections, size: Int[Array, "2"]) -> Detections:
         """The best (region, class) pairs, decoded and thinned by NMS per class."""
-        settings = self.settings
         scores = jax.nn.softmax(outputs.logits)[:, 1:]
-        classes = scores.shape[1]
-        scores = jnp.where(detections.valid[:, None] & (scores > settings.score_threshold), scores, -jnp.inf)
-        scores, top = jax.lax.top_k(scores.reshape(-1), min(settings.candidates, scores.size))
-        row, label = top // classes, top % classes
-        boxes = box_ops.decode(outputs.deltas[row, label + 1], detections.boxes[row], weights=settings.weights)
-        boxes = box_ops.clip(boxes, size)
-        valid = jnp.isfinite(scores) & jnp.all(boxes[:, 2:] - boxes[:, :2] >= settings.min_size, axis=-1)
-        return best_detections(
-            boxes, scores, label, valid, iou_threshold=settings.nms_threshold, count=settings.detections
-        )
+        return refined_detections(scores, outputs.deltas[:, 1:], detections, size, self.settings)
+
+
+def refined_detections(
+    scores: Float[Array, "s classes"],
+    deltas: Float[Array, "s classes 4"],
+    regions: Detections,
+    size: Int[Array, "2"],
+    settings: BoxSettings,
+) -> Detections:
+    """The best (region, class) pairs of an image, their boxes refined by `deltas`, thinned by NMS per class.
+
+    `size` is the image's (height, width) without padding, in pixels, to which boxes are clipped.
+    """
+    classes = scores.shape[1]
+    scores = jnp.where(regions.valid[:, None] & (scores > settings.score_threshold), scores, -jnp.inf)
+    scores, top = jax.lax.top_k(scores.reshape(-1), min(settings.candidates, scores.size))
+    row, label = top // classes, top % classes
+    boxes = box_ops.decode(deltas[row, label], regions.boxes[row], weights=settings.weights)
+    boxes = box_ops.clip(boxes, size)
+    valid = jnp.isfinite(scores) & jnp.all(boxes[:, 2:] - boxes[:, :2] >= settings.min_size, axis=-1)
+    return best_detections(boxes, scores, label, valid, iou_threshold=settings.nms_threshold, count=settings.detections)

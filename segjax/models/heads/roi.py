@@ -19,7 +19,9 @@ from segjax.models.layers.conv import Conv
 from segjax.models.layers.norms import NormName, norm_layer
 from segjax.ops.matching import IGNORE, NEGATIVE, match
 from segjax.ops.roi import multilevel_roi_align, roi_pool
+from segjax.ops.roi_pyramid import pyramid_pool
 from segjax.ops.sampling import sample_balanced
+from segjax.ops.warp import warp_regions
 from segjax.types import Detections, Instances, Losses, Proposals
 
 
@@ -44,7 +46,7 @@ class SamplingSettings:
 
 
 class PoolSettings(NamedTuple):
-    """How the features of a region are pooled to a square map."""
+    """How the features of a region are pooled to a map of fixed size."""
 
     size: int = 7
     """Side of the pooled map."""
@@ -52,8 +54,22 @@ class PoolSettings(NamedTuple):
     """RoIAlign: samples per bin and axis."""
     canonical_size: float = 224.0
     """On a pyramid: side in pixels of the boxes pooled from the level of stride 16 (Lin et al. 2017, eq. 1)."""
-    kind: Literal["align", "pool"] = "align"
-    """RoIAlign, or the quantised maxima of Fast R-CNN, which need a single map."""
+    kind: Literal["align", "pool", "pyramid", "warp"] = "align"
+    """RoIAlign, or what needs a single map: the quantised maxima of Fast R-CNN (pool), those over several grids of
+    SPP-net (pyramid), or R-CNN's cut out of the image with some context (warp), whose map is of stride 1."""
+    levels: tuple[int, ...] = (1, 2, 3, 6)
+    """pyramid: bins along a side of each grid, in place of `size`; those of He et al. 2014, section 4.1."""
+    context: int = 0
+    """warp: how many of the `size` pixels on each side show what surrounds the region."""
+    chunk: int = 0
+    """Regions of each image that are pooled and run through the network at a time, which bounds the memory; in training
+    their activations are computed anew for the gradient. 0 takes all at once. Batch norm takes its statistics over a
+    chunk."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the pooled map: of a pyramid, a row of the bins of all levels."""
+        return (1, sum(level**2 for level in self.levels)) if self.kind == "pyramid" else (self.size, self.size)
 
 
 class RoIs(NamedTuple):
@@ -80,8 +96,8 @@ class RoIHead(Protocol):
     """
 
     network: nn.Module
-    """(features [b, s, size, size, c], *, valid [b, s], train) -> outputs, arrays that begin with [b, s]. Where `valid`
-    is False there is no region."""
+    """(features [b, s, *pool.shape, c], *, valid [b, s], train) -> outputs, arrays that begin with [b, s]. Where
+    `valid` is False there is no region."""
     pool: PoolSettings
     """How the features that `network` sees are pooled."""
     positives_only: bool
@@ -138,21 +154,22 @@ def pool_rois(
     *,
     strides: Sequence[int],
     settings: PoolSettings,
-) -> Float[Array, "b s size size c"]:
-    """The pooled features of every region; zero where not valid.
+    sizes: Int[Array, "b 2"] | None = None,
+) -> Float[Array, "b s h2 w2 c"]:
+    """The pooled features of every region, `settings.shape` of them; zero where not valid.
 
     Args:
       features: the maps that regions are pooled from, finest first; further ones are left aside.
       strides: pixels a cell, of each of them.
+      sizes: (height, width) of each image without padding, in pixels, which is all of the map by default.
     """
     boxes = jnp.where(valid[..., None], boxes, 0.0)
-    if settings.kind == "pool":
+    if settings.kind != "align":
         if len(strides) > 1:
-            raise ValueError(f"pool.kind is 'pool', which needs a single map, and there are {len(strides)}.")
-        scale = 1 / strides[0]
-        pool = functools.partial(roi_pool, output_size=settings.size, spatial_scale=scale)
-        pooled = jax.vmap(pool)(features[0], boxes)
-        return jnp.where(valid[..., None, None, None], pooled, 0)
+            raise ValueError(f"pool.kind is {settings.kind!r}, which needs a single map, and there are {len(strides)}.")
+        sizes = jnp.broadcast_to(jnp.array(features[0].shape[1:3]), (len(boxes), 2)) if sizes is None else sizes
+        pooled = _of_single_map(features[0], boxes, sizes, strides[0], settings)
+        return jnp.where(valid[..., None, None, None], pooled.reshape(*valid.shape, *settings.shape, -1), 0)
     pool = functools.partial(
         multilevel_roi_align,
         output_size=settings.size,
@@ -161,6 +178,20 @@ def pool_rois(
         canonical_size=settings.canonical_size,
     )
     return jax.vmap(lambda maps, b, v: pool(maps, b, valid=v))(list(features[: len(strides)]), boxes, valid)
+
+
+def _of_single_map(features: Array, boxes: Array, sizes: Array, stride: int, settings: PoolSettings) -> Array:
+    """Regions pooled from the only map there is, in whatever form their kind of pooling gives."""
+    if settings.kind == "warp":
+        if stride != 1:
+            raise ValueError(f"pool.kind is 'warp', which cuts out pixels, and the map has a stride of {stride}.")
+        warp = functools.partial(warp_regions, output_size=settings.size, context=settings.context)
+        return jax.vmap(warp)(features, boxes, sizes)
+    if settings.kind == "pyramid":
+        pool = functools.partial(pyramid_pool, levels=settings.levels, spatial_scale=1 / stride)
+    else:
+        pool = functools.partial(roi_pool, output_size=settings.size, spatial_scale=1 / stride)
+    return jax.vmap(pool)(features, boxes)
 
 
 def region_convolutions(
