@@ -244,13 +244,15 @@ class VGG16RCNN(RegionDetector):
     """Channels of the first two convolutions; the later ones have 2, 4, 8 and 8 times as many."""
     norm: NormName | None = None
     """Behind each convolution; VGG16 has none, but from random weights it hardly learns without."""
+    stage: int = 5
+    """The last stage of the backbone, whose map has a stride of 2 ** (stage - 1): 4 for a finer map."""
     hidden: tuple[int, ...] = (4096, 4096)
     """Widths of the box head's hidden layers."""
     dropout: float = 0.5
 
     def backbone(self) -> Module:
         """VGG16's convolutions."""
-        return VGG16(width=self.width, norm=self.norm, dtype=jnp.dtype(self.dtype))
+        return VGG16(norm=self.norm, width=self.width, stages=(self.stage,), dtype=jnp.dtype(self.dtype))
 
     def neck(self) -> Module:
         """None."""

@@ -6,7 +6,7 @@
 4. Fast R-CNN's heads again, on the same fixed trunk and the new proposals.
 
 The run's own folder then holds the detector made of steps 3 and 4. Each step is a run in a folder within it and can be
-stopped and continued like any other; what is finished is not done again.
+stopped and continued like any other; what is finished is not done again. `stages.json` says how long each took.
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ import jax
 from configs.base import Part, Recipe, Start
 from configs.detectors import RegionDetector
 from train import evaluate as evaluation
-from train.checkpoints import Checkpoints
 from train.loop import train
 from train.propose import propose
 from train.runtime import say
+from train.stages import Stages, finished
 
 PARTS: tuple[Part, Part] = ("train", "val")
 
@@ -43,13 +43,14 @@ def alternate(name: str, recipe: Recipe) -> dict[str, float] | None:
         proposal_step(fixed(recipe, shared, rpn1, fast1), rpn2),
         region_step(fixed(recipe, shared, fast1), fast2, rpn2),
     ]
+    stages = Stages(run)
     for number, step in enumerate(steps, start=1):
         say(f"\nstep {number} of 4: {step.run}")
-        if not finished(step):
-            if step.model.system == "fast_rcnn":
+        if step.model.system == "fast_rcnn" and not finished(step):
+            with stages.timed(step.run.name):
                 propose_for(step, folders[number - 2], recipe.model.rpn.proposals)
-            if train(name, step) is None:
-                return None
+        if not stages.train(step.run.name, name, step):
+            return None
     say(f"\nthe detector of steps 3 and 4: {run}")
     start = Start(runs=(rpn2, fast2))
     return train(name, dataclasses.replace(recipe, alternating=False, start=start, steps=0))
@@ -83,15 +84,6 @@ def shared_parts(recipe: Recipe) -> tuple[str, ...]:
     batch = evaluation.empty_batch(*recipe.data.buckets[0])
     params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
     return tuple(part for part in ("backbone", "neck") if part in params)
-
-
-def finished(step: Recipe) -> bool:
-    """Whether a step has been trained to its end."""
-    checkpoints = Checkpoints(step.run)
-    try:
-        return checkpoints.latest == step.steps
-    finally:
-        checkpoints.close()
 
 
 def propose_for(step: Recipe, rpn: pathlib.Path, counts: tuple[int, int]) -> None:

@@ -132,7 +132,8 @@ def load_run(run: pathlib.Path) -> SavedRun:
     # These may be paths where the default has none.
     given = content["recipe"]["start"]
     runs, weights = tuple(map(pathlib.Path, given["runs"])), given["weights"] and pathlib.Path(given["weights"])
-    start = dataclasses.replace(recipe.start, runs=runs, weights=weights)
+    arrays = tuple(map(pathlib.Path, given.get("arrays", ())))  # runs of before had none
+    start = dataclasses.replace(recipe.start, runs=runs, arrays=arrays, weights=weights)
     joints = content["keypoints"] and KeypointNames(**{k: _tuples(v) for k, v in content["keypoints"].items()})
     vocabulary = Vocabulary(tuple(content["classes"]), joints)
     return SavedRun(content["name"], dataclasses.replace(recipe, run=run, start=start), vocabulary)

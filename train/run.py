@@ -5,6 +5,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from configs.base import Recipe
@@ -99,7 +102,7 @@ def first_state(recipe: Recipe, model: Model, mesh: Mesh) -> TrainState:
         average=optim.ema_decay is not None,
         loaded=load_start(recipe, mesh),
     )
-    begun = ", ".join(map(str, recipe.start.runs)) or recipe.start.weights
+    begun = ", ".join(map(str, (*recipe.start.runs, *recipe.start.arrays))) or recipe.start.weights
     for path, reason in unused.items():
         say(f"{begun}: {path} is not used: {reason}")
     return state
@@ -108,13 +111,17 @@ def first_state(recipe: Recipe, model: Model, mesh: Mesh) -> TrainState:
 def load_start(recipe: Recipe, mesh: Mesh) -> Variables | None:
     """The variables that a recipe starts from, None where it starts from nothing."""
     start = recipe.start
-    if start.runs:
+    if start.runs or start.arrays:
         loaded: Variables = {}
         for run in start.runs:
             _, other, vocabulary = load_run(run)
             own = evaluation.restore_run(other, vocabulary, mesh)[1].variables
             loaded = {name: {**loaded.get(name, {}), **own.get(name, {})} for name in loaded.keys() | own.keys()}
-        return loaded
+        flat = traverse_util.flatten_dict(loaded, sep="/")
+        for path in start.arrays:
+            with np.load(path, allow_pickle=False) as arrays:
+                flat |= {name: jnp.asarray(arrays[name]) for name in arrays}
+        return traverse_util.unflatten_dict(flat, sep="/")
     if start.weights is not None:
         weights = pretrained.read_weights(start.weights)
         loaded = pretrained.from_torchvision(start.name, weights, epsilon=start.epsilon, norm=start.norm)

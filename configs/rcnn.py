@@ -1,0 +1,114 @@
+"""What a recipe says of R-CNN and SPP-net, which are trained in stages (`train/region_stages.py`)."""
+
+import abc
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+
+from configs.detectors import Detector
+from segjax.linear_svm import SVMSettings
+from segjax.models.heads.box import BoxSettings
+from segjax.models.heads.region import Says
+from segjax.models.heads.roi import PoolSettings, SamplingSettings
+from segjax.models.layers.alexnet import AlexNet
+from segjax.models.layers.norms import NormName
+from segjax.models.layers.vgg import VGG16
+from segjax.models.parts import Module
+from segjax.models.rcnn import PAPER, SCORES, WARP, rcnn
+from segjax.models.sppnet import PYRAMID, sppnet
+from segjax.ridge import RidgeSettings
+from segjax.types import Model, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionClassifier(Detector, abc.ABC):
+    """What R-CNN and SPP-net share: a backbone, hidden layers on regions, and what is made of these after training."""
+
+    says: Says = "svm"
+    """svm: all stages; the detector is the last one's. softmax: fine-tuning alone, an ordinary run. features: for the
+    stages' own use."""
+    network: Literal["vgg16", "alexnet"] = "vgg16"
+    width: float = 64
+    """vgg16: channels of the first two convolutions. alexnet: factor of the channels of all, usually 1."""
+    stage: int = 5
+    """vgg16: the last stage, whose map has a stride of 2 ** (stage - 1)."""
+    norm: NormName | None = None
+    """Behind each convolution; from random weights they hardly learn without."""
+    hidden: tuple[int, ...] = (4096, 4096)
+    """Widths of the hidden layers."""
+    dropout: float = 0.5
+    sampling: SamplingSettings = PAPER
+    box: BoxSettings = SCORES
+    pretrain_steps: int = 0
+    """Steps of an R-CNN on this backbone before fine-tuning, where there are no weights to start from: in the place of
+    the papers' classification of ImageNet."""
+    pretrain_pool: PoolSettings = WARP
+    """How that R-CNN sees regions."""
+    cache: Literal["float16", "float32"] = "float16"
+    """What the regions' features are kept in on disk."""
+    svm: SVMSettings = SVMSettings()
+    ridge: RidgeSettings = RidgeSettings()
+
+    def backbone(self) -> Module:
+        """From images, or from regions, to one map."""
+        dtype = jnp.dtype(self.dtype)
+        if self.network == "alexnet":
+            return AlexNet(self.norm, float(self.width), pool=self.pool.kind == "warp", dtype=dtype)
+        if self.width != int(self.width):
+            raise ValueError(f"model.width is {self.width}; VGG16's is a whole number of channels.")
+        return VGG16(norm=self.norm, width=int(self.width), stages=(self.stage,), dtype=dtype)
+
+    def adapted(self, weights: Variables) -> Variables:
+        """The hidden layers of AlexNet's classifier are those on regions; VGG16's come as such."""
+        params = weights.get("params", {})
+        if "classifier" not in params:
+            return weights
+        hidden = {name: layer for name, layer in params["classifier"].items() if name != "logits"}
+        others = {name: tree for name, tree in params.items() if name != "classifier"}
+        return {**weights, "params": {**others, "box": {**params.get("box", {}), **hidden}}}
+
+    def options(self) -> dict:
+        """What both models are built from."""
+        return {
+            "backbone": self.backbone(),
+            "hidden": self.hidden,
+            "dropout": self.dropout,
+            "says": self.says,
+            "pool": self.pool,
+            "sampling": self.sampling,
+            "settings": self.box,
+            "dtype": jnp.dtype(self.dtype),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class RCNN(RegionClassifier):
+    """R-CNN; the defaults are the paper's, on VGG16."""
+
+    pool: PoolSettings = WARP
+
+    def build(self, classes: int, joints: int = 0) -> Model:
+        """The model for this many classes."""
+        del joints
+        return rcnn(classes, **self.options())
+
+    def adapted(self, weights: Variables) -> Variables:
+        """The backbone is part of the network of a region."""
+        moved = {}
+        for collection, parts in super().adapted(weights).items():
+            box = {**parts.get("box", {}), **({"backbone": parts["backbone"]} if "backbone" in parts else {})}
+            moved[collection] = {name: tree for name, tree in parts.items() if name != "backbone"} | {"box": box}
+        return moved
+
+
+@dataclasses.dataclass(frozen=True)
+class SPPNet(RegionClassifier):
+    """SPP-net; the defaults are the paper's, on VGG16. Recipes freeze "backbone", as the paper does."""
+
+    pool: PoolSettings = PYRAMID
+
+    def build(self, classes: int, joints: int = 0) -> Model:
+        """The model for this many classes."""
+        del joints
+        return sppnet(classes, **self.options())
