@@ -4,11 +4,24 @@ python -m train faster_rcnn_scenes [--field value ...]
 """
 
 import sys
+from collections.abc import Callable
 
+from configs.base import Recipe
+from configs.rcnn import RegionClassifier
 from train.alternating import alternate
 from train.loop import train
 from train.recipes import recipe_from
+from train.region_stages import train_region_classifier
 from train.runtime import one_sentence, setup
+
+
+def trainer(recipe: Recipe) -> Callable[[str, Recipe], dict[str, float] | None]:
+    """How a recipe is trained: in one run, or in stages that are runs themselves."""
+    if recipe.alternating:
+        return alternate
+    if isinstance(recipe.model, RegionClassifier) and recipe.model.says == "svm":
+        return train_region_classifier
+    return train
 
 
 def main(arguments: list[str]) -> int:
@@ -16,7 +29,7 @@ def main(arguments: list[str]) -> int:
     name, recipe = recipe_from(arguments, program="python -m train", default="faster_rcnn_scenes")
     setup()
     with one_sentence():
-        return 143 if (alternate if recipe.alternating else train)(name, recipe) is None else 0
+        return 143 if trainer(recipe)(name, recipe) is None else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,196 @@
+"""The regions of all training images, what each is, and what a network sees in each, kept on disk.
+
+Of every image the objects come first, then its proposals. The features are NumPy arrays that are read by memory map:
+`hidden.npy` has a row for each region, `pooled.npy` one for each proposal that ridge regression learns from.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from pycocotools import mask as coco
+from tqdm import tqdm
+
+from segjax.data.pipeline import Batches
+from segjax.data.proposals import ProposalFile, write_proposals
+from segjax.data.source import Source
+from segjax.types import Batch, Detections
+from train.runtime import write_text
+
+SAVE_EVERY = 10
+"""Batches after which what was computed is on disk, whatever happens."""
+
+
+class Regions(NamedTuple):
+    """The m regions of all images, one image's after another's."""
+
+    file: ProposalFile
+    """The regions as proposals of the source."""
+    starts: Int[np.ndarray, "_"]
+    """The regions of image i are rows starts[i] to starts[i + 1]."""
+    boxes: Float[np.ndarray, "m 4"]
+    label: Int[np.ndarray, "m"]
+    """Class of the object that each overlaps most, -1 where the image has none."""
+    target: Float[np.ndarray, "m 4"]
+    """Box of that object."""
+    overlap: Float[np.ndarray, "m"]
+    """IoU with it."""
+    is_object: Bool[np.ndarray, "m"]
+    """The region is an object's own box."""
+    classes: Float[np.ndarray, "m k"]
+    """Largest IoU with any object of each class, also one that is not trained on."""
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.starts) - 1
+
+
+def make_regions(source: Source, proposals: ProposalFile, count: int, file: pathlib.Path) -> Regions:
+    """Objects and the first `count` proposals of every image; written to `file` too, as proposals."""
+    boxes, parts = [], []
+    for i in range(len(source)):
+        found = source.annotations(i)
+        usable = ~(found.crowd | found.difficult)
+        objects, labels = found.boxes[usable], found.labels[usable]
+        boxes.append(np.concatenate([objects, proposals(i)[0][:count]]).astype(np.float32))
+        overlap = iou(boxes[-1], found.boxes)
+        classes = np.zeros((len(boxes[-1]), len(source.classes)), np.float32)
+        for column, label in zip(overlap.T, found.labels):
+            classes[:, label] = np.maximum(classes[:, label], column)
+        parts.append((*_best(overlap[:, usable], objects, labels), np.arange(len(boxes[-1])) < len(objects), classes))
+    label, target, best, is_object, classes = map(np.concatenate, zip(*parts))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_proposals(file, [source.info(i).image_id for i in range(len(source))], boxes)
+    stored = ProposalFile(file, source)
+    starts = np.cumsum([0, *map(len, boxes)])
+    if [len(stored(i)[0]) for i in range(len(source))] != np.diff(starts).tolist():
+        raise ValueError(f"{source.name}: some objects or proposals have no area; python -m train.inspect names them.")
+    return Regions(stored, starts, np.concatenate(boxes), label, target, best, is_object, classes)
+
+
+def iou(boxes: Float[np.ndarray, "n 4"], others: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
+    """IoU of each pair of `xyxy` boxes, on the host: of a number of boxes that differs from image to image."""
+    if not len(boxes) or not len(others):
+        return np.zeros((len(boxes), len(others)), np.float32)
+    first, second = (np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1, dtype=np.float64) for b in (boxes, others))
+    return coco.iou(first, second, np.zeros(len(others), np.uint8)).astype(np.float32)
+
+
+def _best(overlap: np.ndarray, objects: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(label, box, IoU) of the object that each region overlaps most."""
+    if not len(objects):
+        rows = len(overlap)
+        return np.full(rows, -1), np.zeros((rows, 4), np.float32), np.zeros(rows, np.float32)
+    best = overlap.argmax(axis=1)
+    return labels[best], objects[best], overlap.max(axis=1)
+
+
+class Features(NamedTuple):
+    """What a network sees in regions."""
+
+    hidden: Float[np.ndarray, "m f"]
+    pooled: Float[np.ndarray, "r f2"]
+    """Of the regions that `rows` names."""
+    rows: Int[np.ndarray, "r"]
+    seen: Bool[np.ndarray, "images"]
+    """False for an image that could not be read, whose rows are zero and mean nothing."""
+
+
+NAMES = ("hidden", "pooled", "seen")
+
+
+def read_features(folder: pathlib.Path, rows: Int[np.ndarray, "r"]) -> Features:
+    """The features in a finished folder, by memory map."""
+    hidden, pooled, seen = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in NAMES)
+    return Features(hidden, pooled, rows, seen)
+
+
+def write_features(
+    folder: pathlib.Path,
+    regions: Regions,
+    rows: Int[np.ndarray, "r"],
+    batches: Batches,
+    predict: Callable[[Batch], Detections],
+    *,
+    dtype: str,
+    stopped: Callable[[], bool],
+) -> bool:
+    """Writes the features of all regions to `folder`, which appears when all are there. False where it was stopped.
+
+    Args:
+      rows: regions whose pooled features are kept.
+      batches: all images once, with all regions as proposals.
+      predict: to one detection for each region, in order, with `extra` "hidden" and "pooled".
+      dtype: of the files.
+      stopped: asked after each batch; what was done is kept, and continued by the next call.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    progress = partial / "progress.json"
+    if progress.exists():
+        batches.set_state(json.loads(progress.read_text()))
+    files: dict[str, np.ndarray] = {}
+    if progress.exists():
+        files = {name: np.load(partial / f"{name}.npy", mmap_mode="r+") for name in NAMES}
+    place = np.full(regions.starts[-1], -1)
+    place[rows] = np.arange(len(rows))
+
+    def save() -> None:
+        for array in files.values():
+            array.flush()
+        write_text(progress, json.dumps(batches.get_state()) + "\n")
+
+    bar = tqdm(total=batches.steps_per_epoch, initial=batches.step, desc="features", unit="batch", leave=False)
+    with bar:
+        for batch in batches:
+            found = jax.device_get(predict(batch).extra)
+            if not files:
+                files = _open(
+                    partial, {"hidden": regions.starts[-1], "pooled": len(rows)}, found, dtype, regions.images
+                )
+            for i, sample in enumerate(batch.samples.tolist()):
+                if sample >= 0:
+                    _keep(files, sample, {name: value[i] for name, value in found.items()}, regions, place)
+            bar.update()
+            if stopped():
+                save()
+                batches.close()
+                return False
+            if batches.step % SAVE_EVERY == 0:
+                save()
+    save()
+    del files
+    partial.replace(folder)
+    return True
+
+
+def _open(
+    folder: pathlib.Path, counts: dict[str, Any], found: dict[str, np.ndarray], dtype: str, images: int
+) -> dict[str, np.ndarray]:
+    made = {
+        name: np.lib.format.open_memmap(
+            folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(int(count), found[name].shape[-1])
+        )
+        for name, count in counts.items()
+    }
+    return made | {"seen": np.lib.format.open_memmap(folder / "seen.npy", mode="w+", dtype=bool, shape=(images,))}
+
+
+def _keep(files: dict, sample: int, found: dict[str, np.ndarray], regions: Regions, place: np.ndarray) -> None:
+    """Puts the features of one image where they belong."""
+    start, end = regions.starts[sample : sample + 2]
+    files["hidden"][start:end] = found["hidden"][: end - start]
+    wanted = np.flatnonzero(place[start:end] >= 0)
+    files["pooled"][place[start + wanted]] = found["pooled"][wanted]
+    files["seen"][sample] = True
+
+
+def mebibytes(*paths: pathlib.Path) -> float:
+    """What files, and the files in folders, take on disk."""
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))]
+    return sum(file.stat().st_size for file in files if file.is_file()) / 2**20
