@@ -34,7 +34,8 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     """
     file = recipe.run / "stages.json"
     found = json.loads(file.read_text()) if file.exists() else {}
-    return {"stages": found.get("stages", {}), "disk_mib": found.get("disk_mib"), "regions": regions(recipe)}
+    stages = {name: value for name, value in found.items() if isinstance(value, dict)}
+    return {"stages": stages, "disk_mib": found.get("disk_mib"), "regions": regions(recipe)}
 
 
 def regions(recipe: Recipe) -> float | None:

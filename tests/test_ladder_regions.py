@@ -74,7 +74,7 @@ def test_describes_stages_disk_and_regions(recipe):
     recipe, mean = recipe
     assert ladder_regions.describe(recipe) == {"stages": {}, "disk_mib": None, "regions": pytest.approx(mean)}
     stages = {"fine-tuning": {"seconds": 3.0, "processor_seconds": 5.0}}
-    (recipe.run / "stages.json").write_text(json.dumps({"stages": stages, "disk_mib": 7.5}))
+    (recipe.run / "stages.json").write_text(json.dumps({**stages, "disk_mib": 7.5}))
     found = ladder_regions.describe(recipe)
     assert found["stages"] == stages and found["disk_mib"] == 7.5
     (recipe.run / "results_val.json").write_text(json.dumps({"AP": 0.1, "windows_per_image": 321.0}))
