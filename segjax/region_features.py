@@ -17,8 +17,8 @@ TEXTURE_BINS = 10
 ORIENTATIONS = 8
 TEXTURE_SIGMA = 1.0
 TEXTURE_STEP = 10.0
-"""Width of a texture bin, in grey levels a pixel. The Gaussian derivative of a step from 0 to 255 is 102 at most, so
-that ten bins of this width hold every derivative there can be."""
+"""Width of a texture bin, in grey levels a pixel. The Gaussian derivative at a step from 0 to 255 is about 100, so that
+ten bins of this width hold what an image can have. The paper says no more of it than "bin size 10"."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,7 @@ def selective_search(
     *,
     using: Sequence[Strategy] = MODES["fast"],
     count: int = 2000,
-    min_side: float = 0.0,
+    min_side: float | int = 0,
     max_side: int = 500,
     seed: int | Sequence[int] = 0,
 ) -> Float32[np.ndarray, "p 4"]:
@@ -110,7 +110,7 @@ def _search(
     @functools.cache
     def first(space: str, k: int) -> RegionFeatures:
         shown, colour, texture = pixels(space)
-        return region_features(felzenszwalb(shown, scale=k, sigma=SIGMA, min_size=k), colour, texture)
+        return region_features(felzenszwalb(shown, scale=float(k), sigma=SIGMA, min_size=k), colour, texture)
 
     boxes, places = [], []
     for strategy in using:

@@ -221,7 +221,7 @@ def main(arguments: list[str]) -> None:
     with one_sentence():
         if args.images and args.out is None:
             raise ValueError("--images needs --out: name the file for the proposals.")
-        source = ImageFiles(args.images) if args.images else args.data.source(args.part)
+        source = ImageFiles(args.images, classes=()) if args.images else args.data.source(args.part)
         if len(source.problems):
             say(source.problems.summary())
         out = args.out or args.data.root / f"selective_search_{args.part}.npz"
