@@ -27,13 +27,15 @@ class Localizer(Detector):
 
     untrained: ClassVar[tuple[str, ...]] = ("guesses",)
     form: Literal["alexnet", "resnet"] = "alexnet"
-    """Of the backbone; of a ResNet the last map is taken."""
+    """Of the backbone."""
     norm: NormName | None = None
     """Behind each convolution. AlexNet has none; from random weights it hardly learns without. resnet: not None."""
     width: float = 1.0
     """Factor of the numbers of channels of the backbone."""
     depth: Literal[18, 34, 50, 101, 152] = 18
     """resnet: its layers."""
+    stage: int = 4
+    """resnet: the last stage, whose map is taken; stage i has stride 2 ** (i + 1)."""
     hidden: tuple[int, ...] = (4096, 4096)
     """Widths of the hidden layers that class and box share."""
     dropout: float = 0.5
@@ -52,7 +54,7 @@ class Localizer(Detector):
             return AlexNet(self.norm, self.width, dtype=dtype)
         if self.norm is None:
             raise ValueError("model.norm is None, and a ResNet has norms: choose one for model.form 'resnet'.")
-        return ResNet(self.depth, self.norm, round(64 * self.width), (4,), dtype=dtype)
+        return ResNet(self.depth, self.norm, round(64 * self.width), (self.stage,), dtype=dtype)
 
     def build(self, classes: int, joints: int = 0) -> Model:
         """The model for this many classes."""

@@ -10,6 +10,7 @@ import pytest
 
 from configs import CONFIGS
 from configs.localizers import Localizer
+from segjax.evaluation.evaluator import DetectionCollector
 from segjax.models.heads.dense import DenseHead
 from segjax.models.heads.localizer import LocalizerHead, LocalizerNetwork, LocalizerOutputs
 from segjax.models.layers.alexnet import AlexNetClassifier
@@ -17,6 +18,7 @@ from segjax.models.localizer import localizer
 from segjax.pretrained import merge
 from segjax.types import Instances
 from tests import tiny
+from tests.evaluation.listed import ListedSource, feed, objects
 from tests.models.test_faster_rcnn import overlap
 
 SIZE, CLASSES = (60, 90), 4
@@ -186,6 +188,18 @@ def test_what_cannot_be(classes, options, message):
         localizer(classes, **options)
 
 
+def test_its_scores_are_those_of_its_guesses():
+    """What stands in the report beside COCO's."""
+    truth = objects([[10, 10, 30, 30]], [1])
+    source = ListedSource([truth])
+    collector = DetectionCollector(source, classes=source.classes)
+    box = [10, 10, 30, 30]
+    feed(collector, source, [[(box, 0.5, 0), (box, 0.4, 2), (box, 0.1, 1)]])
+    scores = Localizer(guesses=3).scores(source, collector)
+    assert (scores["top1"], scores["top3"], scores["localization_top3"]) == (0, 1, 1)
+    assert "top3" not in Localizer().scores(source, collector)
+
+
 def test_a_resnet_needs_a_norm():
     with pytest.raises(ValueError, match="model.norm is None, and a ResNet has norms"):
         Localizer(form="resnet").build(3)
@@ -193,12 +207,12 @@ def test_a_resnet_needs_a_norm():
 
 def test_it_overfits_one_batch():
     """Adam brings the losses of four images down, and predict then finds what is in each, a box for each class."""
-    objects = [([[6, 8, 30, 40]], [0]), ([[10, 20, 50, 60]], [2]), ([[36, 4, 60, 28]], [1]), ([], [])]
-    batch = jax.tree.map(jnp.asarray, tiny.batch_of(objects, sizes=[(64, 64), (64, 60), (48, 64), (64, 64)]))
+    things = [([[6, 8, 30, 40]], [0]), ([[10, 20, 50, 60]], [2]), ([[36, 4, 60, 28]], [1]), ([], [])]
+    batch = jax.tree.map(jnp.asarray, tiny.batch_of(things, sizes=[(64, 64), (64, 60), (48, 64), (64, 64)]))
     model = dataclasses.replace(SMALL, per_class=True).build(3)
     variables, first, last = tiny.overfit(model, batch, steps=150)
     assert last["class"] < 0.05 * first["class"] and last["box"] < 0.05 * first["box"]
     found = jax.device_get(jax.jit(model.predict)(variables, batch.images, batch.sizes))
     assert found.boxes.shape == (4, 1, 4)
-    for i, (boxes, labels) in enumerate(objects[:3]):
+    for i, (boxes, labels) in enumerate(things[:3]):
         assert found.labels[i, 0] == labels[0] and overlap(found.boxes[i, 0], boxes[0]) > 0.7

@@ -19,7 +19,10 @@ MODELS = {
     "R50-FPN": FasterRCNN(),
     "tiny masks": tiny.MASK_MODEL,
     "tiny joints": tiny.KEYPOINT_MODEL,
-    **{name: CONFIGS[f"{name}_scenes"].model for name in ("retinanet", "fcos", "ssd", "yolo_v1", "gridnet")},
+    **{
+        name: CONFIGS[f"{name}_scenes"].model
+        for name in ("retinanet", "fcos", "ssd", "yolo_v1", "gridnet", "localization")
+    },
 }
 
 

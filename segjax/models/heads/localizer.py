@@ -42,12 +42,12 @@ class LocalizerNetwork(nn.Module):
     def __call__(self, features: Sequence[Float[Array, "b _ _ _"]], *, train: bool = False) -> LocalizerOutputs:
         """Logits and boxes, float32."""
         x = self.hidden(features, train=train)
-        init = nn.initializers.normal(0.01)
-        logits = nn.Dense(self.classes, kernel_init=init, dtype=self.dtype, name="class")(x)
-        # Training starts from the box in the middle of the image, half as wide and high.
-        middle = nn.initializers.constant(0.5)
+        # Logits start at unit size (LeCun's initialisation), so that the hidden layers hear of the classes from the
+        # first step on; boxes start from the middle of the image, half as wide and high.
+        logits = nn.Dense(self.classes, dtype=self.dtype, name="class")(x)
+        small, middle = nn.initializers.normal(0.01), nn.initializers.constant(0.5)
         count = self.classes if self.per_class else 1
-        boxes = nn.Dense(4 * count, kernel_init=init, bias_init=middle, dtype=self.dtype, name="box")(x)
+        boxes = nn.Dense(4 * count, kernel_init=small, bias_init=middle, dtype=self.dtype, name="box")(x)
         boxes = boxes.reshape(-1, 1, count, 4)
         return LocalizerOutputs(logits.astype(jnp.float32)[:, None], boxes.astype(jnp.float32))
 
