@@ -28,6 +28,8 @@ from benchmarks.ladder_table import around, table, write_between
 from benchmarks.machine import ROOT, CoresOfOthers, command_line, describe_machine
 from configs import CONFIGS
 from configs.base import Recipe
+from train.__main__ import trainer
+from train.loop import train as train_run
 from train.recipes import check_same, load_run, recipe_of
 from train.report import read_metrics
 from train.runtime import one_sentence, say, write_text
@@ -252,7 +254,7 @@ def train(name: str, recipe: Recipe, *, allowed: bool) -> None:
       ValueError: it is not trained and `allowed` is False, its run folder holds a run of other settings, or training
         failed.
     """
-    if (recipe.run / "config.json").exists():
+    if (recipe.run / "config.json").exists() and not staged(recipe):  # stages check their own runs
         check_same(recipe.run, recipe, load_run(recipe.run).vocabulary)
     if trained(recipe):
         say(f"{recipe.run} is trained")
@@ -262,10 +264,15 @@ def train(name: str, recipe: Recipe, *, allowed: bool) -> None:
     run_module("train", name, "--run", str(recipe.run))
 
 
+def staged(recipe: Recipe) -> bool:
+    """Whether it is trained in stages, whose run ends with no steps of its own."""
+    return trainer(recipe) is not train_run
+
+
 def trained(recipe: Recipe) -> bool:
     """Whether the run has reached its last step, and the scores that come after it."""
-    rows = read_metrics(recipe.run / "metrics.jsonl")
-    return any(row["step"] == recipe.steps and any(name.startswith("eval/") for name in row) for row in rows)
+    rows, last = read_metrics(recipe.run / "metrics.jsonl"), 0 if staged(recipe) else recipe.steps
+    return any(row["step"] == last and any(name.startswith("eval/") for name in row) for row in rows)
 
 
 def describe_training(recipe: Recipe) -> dict[str, Any]:

@@ -63,7 +63,9 @@ def load_system(run: pathlib.Path) -> System:
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     sizes = {"inference": 1, "inference_in_batches": recipe.eval_batch_size}
     programs = {name: inference(recipe, model, state, images) for name, images in sizes.items()}
-    return System(parameters, {**programs, "training": training(recipe, model, state)})
+    if recipe.steps:  # what stages put together at the end is not trained
+        programs["training"] = training(recipe, model, state)
+    return System(parameters, programs)
 
 
 def inference(recipe: Recipe, model: Model, state: TrainState, images: int) -> Program:

@@ -99,3 +99,13 @@ def test_selective_search_is_timed_where_proposals_come_from_a_file(recipe, monk
 def test_recipes_see_the_same_images():
     recipes = [CONFIGS[name] for name in ladder.LADDERS["regions"].recipes]
     assert len({ladder.images_of(recipe, sizes=True) for recipe in recipes}) == 1
+
+
+def test_what_is_trained_in_stages_ends_with_a_run_of_no_steps(tmp_path):
+    staged, whole = (dataclasses.replace(CONFIGS[f"{name}_scenes"], run=tmp_path) for name in ("rcnn", "fast_rcnn"))
+    assert ladder.staged(staged) and not ladder.staged(whole)
+    row = {"step": 0, "eval/AP": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert ladder.trained(staged) and not ladder.trained(whole)
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({**row, "step": whole.steps}) + "\n")
+    assert ladder.trained(whole)
