@@ -16,15 +16,16 @@ from segjax.models.heads.window import WindowSettings
 RECIPE = dataclasses.replace(
     SCENES,
     model=OverFeat(
-        layers=((24, 5, 2, 1), (48, 3, 1, 2), (96, 3, 1, 2)),
+        layers=((20, 5, 2, 1), (40, 3, 1, 2), (80, 3, 1, 2)),
         # Scenes have objects of 20 to 110 pixels: windows cover 26, 42 and 70. All but 1.4 % of the objects overlap one
         # of them by half or more.
         levels=tuple((scale, aspect) for scale in (1.5, 0.93, 0.557) for aspect in (0.5, 1.0, 2.0)),
         stride=8,
         margin=8,
-        hidden=(192,),
-        box_hidden=(192,),
+        hidden=(160,),
+        box_hidden=(160,),
         norm="layer",
+        samples=48,
         dropout=0.0,
         head=WindowSettings(detections=50),
     ),
