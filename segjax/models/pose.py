@@ -268,5 +268,5 @@ def _check(joints: int, settings: PoseSettings) -> None:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
     if settings.sigma <= 0 or not 0 <= settings.decay < 1:
         raise ValueError(f"sigma is {settings.sigma} and must be above 0, decay {settings.decay} and lie in 0..1.")
-    if settings.torso is not None and not all(0 <= joint < joints for joint in settings.torso):
+    if settings.stages > 1 and settings.torso is not None and not all(0 <= joint < joints for joint in settings.torso):
         raise ValueError(f"torso is {settings.torso}, and there are the joints 0 to {joints - 1}.")

@@ -282,7 +282,7 @@ def test_the_papers_network(key):
     ({"crop_side": -1}, "crop_side is -1"),
     ({"sigma": 0.0}, "sigma is 0.0 and must be above 0"),
     ({"decay": 1.0}, "decay 1.0 and lie in"),
-    ({"torso": (0, 3)}, r"torso is \(0, 3\), and there are the joints 0 to 2"),
+    ({"torso": (0, 3), "stages": 2}, r"torso is \(0, 3\), and there are the joints 0 to 2"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense(change, message):
     with pytest.raises(ValueError, match=message):
