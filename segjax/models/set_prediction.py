@@ -132,7 +132,8 @@ def set_losses(
         n, columns = logits.shape
         column = jnp.full(n, columns - 1, jnp.int32).at[chosen].set(labels.astype(jnp.int32), mode="drop")
         weight = jnp.where(column == columns - 1, settings.none_weight, 1.0)
-        own = predicted[jnp.minimum(chosen, n - 1)]
+        # Padding is given equal boxes: of two without area the gradient would be no number, masked or not.
+        own, boxes = (jnp.where(valid[:, None], x, 0.5) for x in (predicted[jnp.minimum(chosen, n - 1)], boxes))
         distance = jnp.sum(jnp.abs(own - boxes), axis=-1)
         overlap = giou_loss(box_ops.cxcywh_to_xyxy(own), box_ops.cxcywh_to_xyxy(boxes))
         classes = jnp.sum(weight * softmax_cross_entropy(logits, column))
