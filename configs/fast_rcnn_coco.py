@@ -1,11 +1,13 @@
 """Fast R-CNN on VGG16 on COCO, the paper's settings: 240 000 steps of two images, on proposals from a file.
 
+    python -m train.selective_search fast_rcnn_coco --data.root /data/coco --part train --out /data/coco/train.npz
+    python -m train.selective_search fast_rcnn_coco --data.root /data/coco --part val --out /data/coco/val.npz
     python -m train fast_rcnn_coco --data.root /data/coco --data.proposals train.npz val.npz "" \\
         --start.weights vgg16.pth
 
 Girshick 2015, section 5.6, reports 19.7 AP and 35.9 AP50 on test-dev with proposals of selective search. Not run here:
-it wants a GPU for a day, the ImageNet weights of torchvision's VGG16, and such proposals (`segjax.data.proposals`
-describes the file; `python -m train.propose` writes one from a region proposal network).
+it wants a GPU for a day, the ImageNet weights of torchvision's VGG16, and such proposals, which take two CPU seconds an
+image. `python -m train.propose` makes others with a region proposal network.
 """
 
 import dataclasses
