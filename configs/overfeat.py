@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,8 @@ from segjax.evaluation.evaluator import DetectionCollector
 from segjax.models.heads.window import WindowSettings
 from segjax.models.layers.norms import NormName
 from segjax.models.layers.windows import WindowLayer
-from segjax.models.overfeat import FAST, LEVELS, overfeat, window_layout
+from segjax.models.overfeat import FAST, LEVELS, overfeat, window_layout, window_networks
+from segjax.models.parts import Module
 from segjax.ops.windows import WindowLayout, count_windows
 from segjax.types import Model
 
@@ -62,12 +63,20 @@ class OverFeat(Detector):
         counts = [sum(count_windows(size, layout)) for size in sizes]
         return {"windows_per_image": float(np.average(counts, weights=list(sizes.values())))} if sizes else {}
 
+    def networks(self, classes: int) -> tuple[Module, Module]:
+        """What sees pixels, and what says of windows what they show."""
+        return window_networks(classes, **self._options())
+
     def build(self, classes: int, joints: int = 0) -> Model:
         """The model for this many classes."""
         del joints
+        options = {name: getattr(self, name) for name in ("training", "samples", "positive_fraction")}
+        return overfeat(classes, settings=self.head, **options, **self._options())
+
+    def _options(self) -> dict[str, Any]:
         names = ("cells", "levels", "stride", "margin", "hidden", "box_hidden", "per_class", "norm", "dropout")
-        options = {name: getattr(self, name) for name in (*names, "training", "samples", "positive_fraction")}
-        return overfeat(classes, layers=self._layers(), settings=self.head, dtype=jnp.dtype(self.dtype), **options)
+        options = {name: getattr(self, name) for name in names}
+        return {**options, "layers": self._layers(), "dtype": jnp.dtype(self.dtype)}
 
     def _layers(self) -> tuple[WindowLayer, ...]:
         return tuple(WindowLayer(*layer) for layer in self.layers)

@@ -102,25 +102,51 @@ def overfeat(
     if classes < 1:
         raise ValueError(f"classes is {classes}; OverFeat needs at least one.")
     check_norm(norm, training)
-    layout = window_layout(layers, cells, levels, stride, margin)
-    features = WindowFeatures(tuple(layers), layout, norm, dtype)
-    network = WindowNetwork(
+    features, network = window_networks(
         classes,
-        cells,
-        spacing_behind(layers, stride),
-        tuple(hidden),
-        tuple(box_hidden),
-        per_class,
-        norm,
-        dropout,
-        dtype,
+        layers=layers,
+        cells=cells,
+        levels=levels,
+        stride=stride,
+        margin=margin,
+        hidden=hidden,
+        box_hidden=box_hidden,
+        per_class=per_class,
+        norm=norm,
+        dropout=dropout,
+        dtype=dtype,
     )
-    trunk, head = Trunk(features, NoNeck(), mean, std, dtype), WindowHead(network, layout, settings)
+    trunk, head = Trunk(features, NoNeck(), mean, std, dtype), WindowHead(network, features.layout, settings)
     model = single_shot(trunk, head)
     if training == "dense":
         return model
     draw = functools.partial(sample_balanced, count=samples, positive_fraction=positive_fraction)
     return model._replace(losses=functools.partial(_losses_of_windows, trunk, head, draw))
+
+
+def window_networks(
+    classes: int,
+    *,
+    layers: Sequence[WindowLayer],
+    cells: int,
+    levels: Sequence[tuple[float, float]],
+    stride: int,
+    margin: int,
+    hidden: Sequence[int],
+    box_hidden: Sequence[int],
+    per_class: bool,
+    norm: NormName | None,
+    dropout: float,
+    dtype: DTypeLike,
+) -> tuple[WindowFeatures, WindowNetwork]:
+    """The two parts of the network: what sees pixels, and the layers that are fully connected in a window alone.
+
+    Arguments as in `overfeat`.
+    """
+    layout = window_layout(layers, cells, levels, stride, margin)
+    spacing, widths = spacing_behind(layers, stride), (tuple(hidden), tuple(box_hidden))
+    network = WindowNetwork(classes, cells, spacing, *widths, per_class, norm, dropout, dtype)
+    return WindowFeatures(tuple(layers), layout, norm, dtype), network
 
 
 def check_norm(norm: NormName | None, training: Literal["windows", "dense"]) -> None:
