@@ -16,7 +16,7 @@ from segjax.models.layers.norms import NormName
 from segjax.models.layers.vgg import VGG16
 from segjax.models.parts import Module
 from segjax.models.rcnn import PAPER, SCORES, WARP, rcnn
-from segjax.models.sppnet import PYRAMID, sppnet
+from segjax.models.sppnet import PYRAMID, SAMPLING, sppnet
 from segjax.ridge import RidgeSettings
 from segjax.types import Model, Variables
 
@@ -106,6 +106,7 @@ class RCNN(RegionClassifier):
 class SPPNet(RegionClassifier):
     """SPP-net; the defaults are the paper's, on VGG16. Recipes freeze "backbone", as the paper does."""
 
+    sampling: SamplingSettings = SAMPLING
     pool: PoolSettings = PYRAMID
 
     def build(self, classes: int, joints: int = 0) -> Model:

@@ -31,8 +31,8 @@ def ridge(
       y: targets.
       regularization: positive.
     """
-    middle, target = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
-    x, y = (x - middle).astype(np.float32), y - target
+    middle, target = x.mean(0, dtype=np.float64).astype(np.float32), y.mean(0, dtype=np.float64)
+    x, y = x.astype(np.float32) - middle, y - target
     fewer = x @ x.T if len(x) < x.shape[1] else x.T @ x
     equations = fewer.astype(np.float64)
     equations[np.diag_indices_from(equations)] += regularization

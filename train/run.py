@@ -1,5 +1,7 @@
 """What a run is made of, put together: data, model, state, step, checkpoints; from nothing or where it was left."""
 
+import pathlib
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -119,14 +121,22 @@ def load_start(recipe: Recipe, mesh: Mesh) -> Variables | None:
             loaded = {name: {**loaded.get(name, {}), **own.get(name, {})} for name in loaded.keys() | own.keys()}
         flat = traverse_util.flatten_dict(loaded, sep="/")
         for path in start.arrays:
-            with np.load(path, allow_pickle=False) as arrays:
-                flat |= {name: jnp.asarray(arrays[name]) for name in arrays}
+            flat |= read_arrays(path)
         return traverse_util.unflatten_dict(flat, sep="/")
     if start.weights is not None:
         weights = pretrained.read_weights(start.weights)
         loaded = pretrained.from_torchvision(start.name, weights, epsilon=start.epsilon, norm=start.norm)
         return recipe.model.adapted(loaded)
     return None
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, jax.Array]:
+    """Variables by path, of a file of `start.arrays`. `ValueError` where it is none."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: jnp.asarray(arrays[name]) for name in arrays}
+    except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"start.arrays names {path}, which is no readable NumPy archive ({error}).") from error
 
 
 def facts(run: Run) -> dict[str, Any]:

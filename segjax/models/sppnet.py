@@ -10,12 +10,14 @@ from segjax.models.heads.roi import PoolSettings, SamplingSettings
 from segjax.models.layers.fpn import NoNeck
 from segjax.models.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
 from segjax.models.layers.vgg import VGG16
-from segjax.models.rcnn import PAPER, SCORES
+from segjax.models.rcnn import SCORES
 from segjax.models.trunk import Trunk
 from segjax.models.two_stage import Regions, two_stage
 from segjax.types import Model
 
 PYRAMID = PoolSettings(kind="pyramid")
+SAMPLING = SamplingSettings(negatives=(0.1, 0.5), samples=128)
+"""Section 4.3: a quarter of IoU 0.5 and more with an object, the others from 0.1 to 0.5."""
 
 
 def sppnet(
@@ -26,7 +28,7 @@ def sppnet(
     dropout: float = 0.5,
     says: Says = "softmax",
     pool: PoolSettings = PYRAMID,
-    sampling: SamplingSettings = PAPER,
+    sampling: SamplingSettings = SAMPLING,
     settings: BoxSettings = SCORES,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,

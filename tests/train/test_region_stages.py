@@ -15,6 +15,7 @@ from segjax.data.proposals import ProposalFile, write_proposals
 from segjax.linear_svm import SVMSettings
 from segjax.models.heads.box import BoxSettings
 from segjax.models.heads.roi import PoolSettings, SamplingSettings
+from segjax.ops import boxes
 from segjax.ridge import RidgeSettings
 from tests import tiny
 from train import region_stages
@@ -24,6 +25,7 @@ from train.loop import train
 from train.recipes import load_run
 from train.region_cache import iou, make_regions
 from train.region_stages import train_region_classifier
+from train.run import read_arrays
 from train.step import data_mesh
 
 # optax's Adam takes a float to an integer's power, which the strict promotion of the tests forbids.
@@ -48,13 +50,13 @@ FILES = ("svm.npz", "ridge.npz", "features/hidden.npy", "features/pooled.npy")
 
 def propose(recipe, part, root):
     """Boxes around the objects, and others."""
-    source, rng, boxes = recipe.data.source(part), np.random.default_rng(5), []
+    source, rng, found = recipe.data.source(part), np.random.default_rng(5), []
     for i in range(len(source)):
         limits, objects = [source.info(i).width, source.info(i).height] * 2, source.annotations(i).boxes
         near = np.repeat(objects, 3, axis=0) + rng.uniform(-3, 3, (3 * len(objects), 4))
         far = np.sort(rng.uniform(0, 60, (COUNT, 2, 2)), axis=1).reshape(-1, 4) + [0, 0, 4, 4]
-        boxes.append(np.clip(np.concatenate([near, far])[:COUNT], 0, limits))
-    write_proposals(root / f"{part}.npz", [source.info(i).image_id for i in range(len(source))], boxes)
+        found.append(np.clip(np.concatenate([near, far])[:COUNT], 0, limits))
+    write_proposals(root / f"{part}.npz", [source.info(i).image_id for i in range(len(source))], found)
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +210,15 @@ def test_pretraining_gives_the_backbone_of_sppnet(trained, tmp_path, monkeypatch
     assert {"svm", "ridge"} <= set(params[2]["box"]) and "pretrain" in json.loads((spp.run / "stages.json").read_text())
 
 
+def test_a_file_to_start_from_that_is_none_is_one_sentence(tmp_path):
+    (tmp_path / "text.npz").write_text("no archive")
+    for name in ("text.npz", "absent.npz"):
+        with pytest.raises(ValueError, match=f"start.arrays names .*{name}, which is no readable NumPy archive"):
+            read_arrays(tmp_path / name)
+
+
 def test_iou_on_the_host_is_that_of_boxes(rng):
     corners = np.sort(rng.uniform(0, 50, (7, 2, 2)), axis=1).reshape(7, 4).astype(np.float32)
-    from segjax.ops import boxes
-
     np.testing.assert_allclose(
         iou(corners[:4], corners), boxes.iou(*map(jax.numpy.asarray, (corners[:4], corners))), atol=1e-6
     )
