@@ -59,6 +59,8 @@ class Ladder(NamedTuple):
     same_sizes: bool = True
     """Whether all must bring images to the same sizes; some detectors are made for one size alone."""
     view: View = View()
+    page: str = "ladder.md"
+    """What it is documented on, in docs."""
 
 
 LADDERS = {
@@ -101,6 +103,7 @@ LADDERS = {
         ),
         {"AP50": "AP50", "AP": "AP"},
         view=View(ladder_regions.table, ladder_regions.plot, ladder_regions.describe, ladder_regions.programs),
+        page="regions.md",
     ),
 }
 
@@ -168,7 +171,7 @@ class Results:
         folder, pages = (ROOT / "benchmarks/results", ROOT / "docs") if self.whole else (options.runs, options.runs)
         self.path = folder / f"ladder_{options.ladder}.json"
         self.picture = pages / f"ladder_{options.ladder}.png"
-        self.page, self.name = ROOT / "docs/ladder.md", options.ladder
+        self.page, self.name = ROOT / "docs" / LADDERS[options.ladder].page, options.ladder
         self.report: dict[str, Any] = {"rows": []}
 
     @property
