@@ -5,7 +5,6 @@ probabilities of every pixel. segjax's models give masks in the frame of their b
 followed by `segjax.ops.masks.paste`.
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -15,31 +14,19 @@ import numpy as np
 import torch
 
 from benchmarks.cases import Case, Comparison, Compiled, Setting, as_numpy, checked, compared, waited
-from benchmarks.detectors import DETECTORS, Detector, Size, boxes_among_proposals, make_images, torch_detector
+from benchmarks.detectors import Detector, Size, make_images, torch_detector
+from benchmarks.single_shot_detectors import SINGLE_SHOT
 from benchmarks.training import OurStep, TheirStep
-from segjax.models.heads.roi import SamplingSettings
+from benchmarks.two_stage_detectors import TWO_STAGE
 from segjax.ops.masks import paste
 from segjax.types import Detections
 
-QUICK = (192, 256)
-EVERYTHING = 16_384
-"""More anchors than an image of `QUICK` pixels has."""
-FEW = SamplingSettings(samples=128, positive_fraction=0.25)
-"""Room for all of 100 proposals and the objects; 32 of them may be positive, and fewer are."""
-LOSSES = {
-    "rpn_objectness": "loss_objectness",
-    "rpn_box": "loss_rpn_box_reg",
-    "class": "loss_classifier",
-    "box": "loss_box_reg",
-    "mask": "loss_mask",
-    "keypoint": "loss_keypoint",
-}
+DETECTORS: dict[str, Detector] = {**TWO_STAGE, **SINGLE_SHOT}
 
 
 def predict_case(detector: Detector, setting: Setting, quick: bool, *, size: Size, channels_last: bool) -> Comparison:
     """One image, from floats to what torchvision's detector returns."""
-    size = QUICK if quick else size
-    data = make_images(detector, setting, 1, size)
+    data = make_images(detector, setting, 1, detector.quick if quick else size)
     theirs = torch_detector(detector, setting, channels_last=channels_last).eval()
 
     def predict() -> Any:
@@ -51,7 +38,7 @@ def predict_case(detector: Detector, setting: Setting, quick: bool, *, size: Siz
     run = waited(setting, predict)
     (ours, masks), (expected,) = compiled(*args), run()
     facts = {"detections": int(ours.valid.sum()), "detections of torchvision": len(expected["boxes"])}
-    facts |= count_regions(theirs, predict)
+    facts |= detector.count_work(theirs, predict)
     return compared(compiled, args, run, compare_detections(setting, ours, masks, expected), facts)
 
 
@@ -101,69 +88,37 @@ def share(name: str, wrong: np.ndarray, tolerance: float) -> float:
     return checked(name, jnp.float32(1 - wrong.mean()), torch.tensor(1.0), tolerance)
 
 
-def count_regions(detector: Any, run: Any) -> dict[str, int]:
-    """How many regions reach each of torchvision's heads in `run()`. segjax's see a fixed number, the most there may
-    be: `SamplingSettings` and `BoxSettings.detections` say which."""
-    heads = {"proposals": "box_head", "regions of masks": "mask_head", "regions of joints": "keypoint_head"}
-    modules = {fact: getattr(detector.roi_heads, head, None) for fact, head in heads.items()}
-    seen: dict[str, int] = {}
-    count = lambda fact: lambda _, inputs, __: seen.update({fact: len(inputs[0])})  # noqa: E731
-    hooks = [module.register_forward_hook(count(fact)) for fact, module in modules.items() if module is not None]
-    run()
-    for hook in hooks:
-        hook.remove()
-    return seen
-
-
-def train_case(detector: Detector, setting: Setting, quick: bool, *, count: int, size: Size) -> Comparison:
+def train_case(detector: Detector, setting: Setting, quick: bool, *, size: Size) -> Comparison:
     """A step of SGD with momentum and weight decay: forward, backward, update; the first layers frozen."""
-    count, size = (1, QUICK) if quick else (count, size)
+    count, size = (detector.few, detector.quick) if quick else (detector.count, size)
     differences = compare_losses(detector, setting)
     theirs = torch_detector(detector, setting).train()
-    boxes = boxes_among_proposals(theirs, make_images(detector, setting, count, size))
+    boxes = detector.place_objects(theirs, make_images(detector, setting, count, size))
     data = make_images(detector, setting, count, size, boxes=boxes)
-    options = {"sampling": FEW} if quick else {}
-    if quick:
-        sample_few(theirs)
+    options = detector.sample_few(theirs) if quick else {}
     their_step = TheirStep(theirs, lambda: theirs(data.images, data.targets), setting)
-    frozen = tuple(detector.frozen.values())
+    frozen = tuple(ours for _, ours in detector.frozen)
     ours = OurStep(detector.model(setting, **options), detector.variables(), data.batch, frozen=frozen)
     run = waited(setting, their_step)
     facts = {"trained parameters": their_step.trained, "loss": ours(), "loss of torchvision": run()}
-    if ours.trained != facts["trained parameters"] - background_mask(theirs):
+    if ours.trained != facts["trained parameters"] - detector.background(theirs):
         raise ValueError(f"segjax trains {ours.trained} numbers, torchvision {facts['trained parameters']}.")
-    facts |= count_regions(theirs, their_step)
+    facts |= detector.count_work(theirs, their_step)
     return Comparison(ours, run, differences, facts, ours.seconds, ours.temporary_mib)
 
 
-def background_mask(network: Any) -> int:
-    """Parameters of torchvision's mask of the background, which no loss reaches and segjax has not."""
-    return network.roi_heads.mask_predictor.mask_fcn_logits.in_channels + 1 if network.roi_heads.has_mask() else 0
-
-
-def sample_few(detector: Any) -> None:
-    """Has torchvision's heads trained on the regions of `FEW`."""
-    sampler = detector.roi_heads.fg_bg_sampler
-    sampler.batch_size_per_image, sampler.positive_fraction = FEW.samples, FEW.positive_fraction
-
-
 def compare_losses(detector: Detector, setting: Setting) -> dict[str, float]:
-    """The losses of a small image, all of its anchors and 100 proposals sampled on both sides: nothing is random."""
-    data = make_images(detector, setting, 1, QUICK)
+    """The losses of small images in training, with nothing left to chance."""
+    data = make_images(detector, setting, detector.few, detector.quick)
     theirs = torch_detector(detector, setting).train()
-    sample_few(theirs)
-    anchors = theirs.rpn.fg_bg_sampler
-    anchors.batch_size_per_image, anchors.positive_fraction = EVERYTHING, 1.0
-    theirs.rpn._pre_nms_top_n["training"], theirs.rpn._post_nms_top_n["training"] = 200, 100
-    everything = {"samples": EVERYTHING, "positive_fraction": 1.0}
-    rpn = dataclasses.replace(detector.rpn, candidates=(200, 200), proposals=(100, 100), **everything)
-    network = detector.model(setting, rpn=rpn, sampling=FEW)
+    network = detector.model(setting, **detector.sample_all(theirs))
     losses, _ = jax.jit(network.losses)(detector.variables(), data.batch, jax.random.key(0))
     with torch.no_grad(), setting.autocast:
         expected = theirs(data.images, data.targets)
     if len(losses) != len(expected):
         raise ValueError(f"segjax has the losses {', '.join(losses)}, torchvision {', '.join(expected)}.")
-    return {name: checked(name, loss, expected[LOSSES[name]], setting.tolerance) for name, loss in losses.items()}
+    names = detector.losses
+    return {name: checked(name, loss, expected[names[name]], setting.tolerance) for name, loss in losses.items()}
 
 
 def detector_cases() -> list[Case]:
@@ -176,6 +131,6 @@ def detector_cases() -> list[Case]:
                 build = functools.partial(predict_case, detector, size=size, channels_last=channels_last)
                 cases.append(Case(name, build, neural=True))
         if size := detector.train:
-            build = functools.partial(train_case, detector, count=2, size=size)
-            cases.append(Case(f"{title}_train_2x{size[0]}x{size[1]}", build, neural=True))
+            build = functools.partial(train_case, detector, size=size)
+            cases.append(Case(f"{title}_train_{detector.count}x{size[0]}x{size[1]}", build, neural=True))
     return cases

@@ -1,7 +1,12 @@
-"""The detectors that are compared: one table, the same weights and the same images for both libraries."""
+"""What a detector of the comparison is; the same weights and the same images for both libraries.
 
+What stages and heads have of their own is in `two_stage_detectors` and `single_shot_detectors`, with the tables.
+"""
+
+import abc
+import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +16,17 @@ import torchvision
 
 from benchmarks.cases import Setting
 from benchmarks.ops_cases import proposal_boxes
-from benchmarks.random_weights import randomize_detector
-from segjax.models.heads.rpn import RPNSettings
 from segjax.pretrained import from_torchvision, model
-from segjax.pretrained.models import MOBILENET_320_RPN
 from segjax.types import Batch, Instances, Model, Variables
 
 CAPACITY, OBJECTS, JOINTS = 32, 8, 17
-RESNET_FROZEN = {"backbone.body.conv1": "backbone/stem", "backbone.body.layer1": "backbone/layer1"}
-MOBILENET_FROZEN = {"backbone.body.0": "backbone/stem"} | {
-    f"backbone.body.{i + 1}": f"backbone/block{i}" for i in range(6)
-}
+RESNET_FROZEN = (("backbone.body.conv1", "backbone/stem"), ("backbone.body.layer1", "backbone/layer1"))
+CPU = Setting("cpu", "float32")
 Size = tuple[int, int]
 
 
-class Detector(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detector(abc.ABC):
     """A line of the table."""
 
     name: str
@@ -33,20 +34,28 @@ class Detector(NamedTuple):
     classes: int = 90
     masks: bool = False
     keypoints: bool = False
-    frozen: dict[str, str] = RESNET_FROZEN
-    """Layers that are not trained, theirs to ours: what torchvision freezes where it starts from trained weights."""
+    frozen: tuple[tuple[str, str], ...] = RESNET_FROZEN
+    """(theirs, ours) of layers not trained: what torchvision freezes where it starts from trained weights."""
     frozen_norms: bool = True
     """Whether the norms are constants, as torchvision has them from trained weights; its `_v2` trains them."""
-    rpn: RPNSettings = RPNSettings()
-    """What torchvision has."""
-    background: float = 8.0
-    """What the background's logit has more than the mean of the others: with this, a hundred detections are found."""
     predict: tuple[Size, ...] = ((480, 640),)
     """(height, width) of the images of inference."""
     channels_last: bool = False
     """Whether inference is also compared with torchvision in that layout."""
     train: Size | None = (480, 640)
-    """Of the two images of a training step; None for no such case."""
+    """Of the images of a training step; None for no such case."""
+    count: int = 2
+    """Images of a training step."""
+    quick: Size = (192, 256)
+    """Of the images of a quick run, and of those whose losses are compared."""
+
+    losses: ClassVar[dict[str, str]]
+    """The terms in training, ours to theirs."""
+
+    @property
+    def few(self) -> int:
+        """Images of a quick step: norms by the batch need several values, and a map may have one an image."""
+        return 1 if self.frozen_norms else 2
 
     def model(self, setting: Setting, **options: Any) -> Model:
         """segjax's."""
@@ -56,21 +65,31 @@ class Detector(NamedTuple):
         """segjax's weights."""
         return from_torchvision(self.name, random_weights(self))
 
+    @abc.abstractmethod
+    def randomize(self, network: Any) -> None:
+        """Gives torchvision's `network` weights that make it do something (`benchmarks.random_weights`)."""
 
-DETECTORS = {
-    "faster_rcnn": Detector("fasterrcnn_resnet50_fpn", predict=((480, 640), (800, 1216)), channels_last=True),
-    "faster_rcnn_v2": Detector("fasterrcnn_resnet50_fpn_v2", frozen_norms=False, train=None),
-    "faster_rcnn_mobilenet_320": Detector(
-        "fasterrcnn_mobilenet_v3_large_320_fpn",
-        frozen=MOBILENET_FROZEN,
-        rpn=MOBILENET_320_RPN,
-        background=4.0,  # of 150 proposals, not 1000
-        predict=((320, 448),),
-        train=(320, 448),
-    ),
-    "mask_rcnn": Detector("maskrcnn_resnet50_fpn", masks=True),
-    "keypoint_rcnn": Detector("keypointrcnn_resnet50_fpn", classes=1, keypoints=True, background=3.5),
-}
+    @abc.abstractmethod
+    def background(self, network: Any) -> int:
+        """Parameters of those of torchvision's outputs for the background that segjax is without."""
+
+    @abc.abstractmethod
+    def count_work(self, network: Any, run: Any) -> dict[str, int]:
+        """What the work of torchvision's `network` in `run()` amounts to, by what it is called in a report."""
+
+    def place_objects(self, network: Any, data: "Images") -> np.ndarray | None:
+        """Boxes [count, OBJECTS, 4] of the objects to train on; None for anywhere."""
+        del network, data
+
+    def sample_few(self, network: Any) -> dict[str, Any]:
+        """Has `network` train on as little as goes for a quick step; the options with which segjax's does so."""
+        del network
+        return {}
+
+    def sample_all(self, network: Any) -> dict[str, Any]:
+        """Leaves nothing to chance in the losses of `network`; the options with which segjax's does so."""
+        del network
+        return {}
 
 
 class Images(NamedTuple):
@@ -84,14 +103,15 @@ class Images(NamedTuple):
 def make_images(
     detector: Detector, setting: Setting, count: int, size: Size, *, boxes: np.ndarray | None = None
 ) -> Images:
-    """Coloured patches and noise, floats in 0..1; sides are multiples of 32.
+    """Coloured patches of 32 pixels and noise, floats in 0..1.
 
     Args:
         boxes: of the `OBJECTS` objects of each image; anywhere without.
     """
     rng = np.random.default_rng(0)
     (height, width), labels = size, rng.integers(0, detector.classes, (count, OBJECTS))
-    patches = rng.uniform(0, 1, (count, height // 32, width // 32, 3)).repeat(32, 1).repeat(32, 2)
+    patches = rng.uniform(0, 1, (count, -(-height // 32), -(-width // 32), 3)).repeat(32, 1).repeat(32, 2)
+    patches = patches[:, :height, :width]
     pixels = np.clip(patches + rng.normal(0, 0.1, patches.shape), 0, 1).astype(np.float32)
     boxes = np.array([proposal_boxes(rng, OBJECTS, *size) for _ in range(count)]) if boxes is None else boxes
     # Only what the detector looks at: no program should take, or move, what it does not need.
@@ -106,30 +126,6 @@ def make_images(
     theirs = {"boxes": boxes, "labels": labels.astype(np.int64) + 1, "masks": masks, "keypoints": joints}
     theirs = {name: torch.from_numpy(x).to(setting.device) for name, x in theirs.items() if x is not None}
     return Images(jax.device_put(batch), images, [{name: x[i] for name, x in theirs.items()} for i in range(count)])
-
-
-def boxes_among_proposals(network: Any, data: Images) -> np.ndarray:
-    """Boxes [count, OBJECTS, 4] that many of the proposals in training lie about.
-
-    A trained network proposes many boxes about each object, and what the mask and keypoint heads do goes with their
-    number. Random weights cannot know where the objects are; so the objects come to where the proposals are.
-    """
-    seen: list[list[torch.Tensor]] = []
-    hook = network.roi_heads.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
-    with torch.no_grad():
-        network(data.images, data.targets)
-    hook.remove()
-    return np.array([most_surrounded(boxes).cpu().numpy() for boxes in seen[0]])
-
-
-def most_surrounded(boxes: torch.Tensor) -> torch.Tensor:
-    """The box with most others at an IoU of 0.5 or more; of what is further away again that; `OBJECTS` in all."""
-    near, chosen = torchvision.ops.box_iou(boxes, boxes) >= 0.5, []
-    for _ in range(OBJECTS):
-        chosen.append(int(near.sum(1).argmax()))
-        taken = near[chosen[-1]].clone()
-        near[taken], near[:, taken] = False, False
-    return boxes[chosen].float()
 
 
 def _padded(x: np.ndarray) -> np.ndarray:
@@ -152,7 +148,7 @@ def random_joints(rng: np.random.Generator, boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([at, rng.integers(0, 3, (*at.shape[:-1], 1))], axis=-1).astype(np.float32)
 
 
-def _make(detector: Detector) -> Any:
+def torch_as_drawn(detector: Detector) -> Any:
     """torchvision's as it is drawn. Images reach it at the size they have: resizing is not what is compared."""
     make = getattr(torchvision.models.detection, detector.name)
     made = make(weights=None, weights_backbone=None, num_classes=detector.classes + 1)
@@ -161,29 +157,23 @@ def _make(detector: Detector) -> Any:
 
 
 @functools.cache
-def _random_weights(name: str) -> dict[str, torch.Tensor]:
-    detector = next(d for d in DETECTORS.values() if d.name == name)
-    torch.manual_seed(0)
-    made = _make(detector).eval()
-    images = make_images(detector, Setting("cpu", "float32"), 1, (256, 320)).images
-    with torch.no_grad():
-        randomize_detector(made, images, background=detector.background)
-    return made.state_dict()
-
-
 def random_weights(detector: Detector) -> dict[str, torch.Tensor]:
     """A state dict with which the detector behaves like a trained one (`benchmarks.random_weights`)."""
-    return _random_weights(detector.name)
+    torch.manual_seed(0)
+    made = torch_as_drawn(detector).eval()
+    with torch.no_grad():
+        detector.randomize(made)
+    return made.state_dict()
 
 
 def torch_detector(detector: Detector, setting: Setting, *, channels_last: bool = False) -> Any:
     """torchvision's, with those norms and first layers frozen that are when one fine-tunes it."""
-    made = _make(detector)
+    made = torch_as_drawn(detector)
     made.load_state_dict(random_weights(detector))
     if detector.frozen_norms:
         freeze_norms(made)
     for name, parameter in made.named_parameters():
-        parameter.requires_grad_(not name.startswith(tuple(f"{layer}." for layer in detector.frozen)))
+        parameter.requires_grad_(not name.startswith(tuple(f"{layer}." for layer, _ in detector.frozen)))
     made = made.to(setting.device)
     return made.to(memory_format=torch.channels_last) if channels_last else made
 

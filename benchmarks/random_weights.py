@@ -122,3 +122,29 @@ def randomize_pyramid_detector(detector: Any, images: Any, *, logit: float) -> N
         boxes.bbox_reg.bias.add_(2.5)
     else:
         spread(boxes.bbox_reg, 0.3, run)
+
+
+def randomize_ssd(detector: Any, images: Any, *, background: float) -> None:
+    """Gives torchvision's SSD or SSDLite such weights; without gradients, in evaluation mode.
+
+    Args:
+        images: what the detector is called with, at its size, several of them. Its norms get the statistics of these.
+        background: what the background's logit has more than the mean of the others.
+    """
+    batch, _ = detector.transform(images)
+    maps = lambda: list(detector.backbone(batch.tensors).values())  # noqa: E731
+    randomize_norms(detector, lambda: detector.head(maps()))
+    features = maps()
+    classes, boxes = detector.head.classification_head, detector.head.regression_head
+    for head, deviation in ((classes, SCORE_DEVIATION), (boxes, 1.0)):
+        for layer in _last_layers(head):
+            spread(layer, deviation, lambda: head(features))  # noqa: B023
+    for layer in _last_layers(classes):
+        layer.bias.view(-1, classes.num_columns)[:, 0] += background
+
+
+def _last_layers(head: Any) -> list[Any]:
+    """Of one of SSD's heads, for each map; SSDLite has another convolution before it."""
+    import torch
+
+    return [layer[-1] if isinstance(layer, torch.nn.Sequential) else layer for layer in head.module_list]

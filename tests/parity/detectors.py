@@ -5,6 +5,7 @@ sampling takes everything there is, so that nothing is left to chance.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -14,8 +15,9 @@ import numpy as np
 import torch
 import torchvision
 
-from benchmarks.detector_cases import LOSSES
 from benchmarks.random_weights import randomize_detector
+from benchmarks.single_shot_detectors import Pyramid
+from benchmarks.two_stage_detectors import TwoStage
 from segjax.models.heads.roi import SamplingSettings
 from segjax.models.heads.rpn import RPNSettings
 from segjax.models.trunk import Trunk
@@ -24,7 +26,15 @@ from segjax.pretrained import from_torchvision, model
 from segjax.pretrained.convert import apply_rules
 from segjax.pretrained.models import DETECTORS
 from segjax.types import Batch, Detections, Losses, Model, Variables
-from tests.parity.conftest import CLASSES, Objects, as_targets, as_torch, random_images
+from tests.parity.conftest import (
+    CLASSES,
+    Objects,
+    as_batch,
+    as_targets,
+    as_torch,
+    random_images,
+    random_objects,
+)
 
 EVERY_ANCHOR = 12_288
 """More than a 192 x 256 image has: with a positive fraction of 1, sampling takes every anchor on both sides."""
@@ -37,7 +47,9 @@ pass, and not always as many as there is room for."""
 OBJECTNESS = {"fasterrcnn_mobilenet_v3_large_fpn": -5.0, "fasterrcnn_mobilenet_v3_large_320_fpn": -5.0}
 """Mean of the logits of the anchors where a score threshold is to leave some out; 0 for the others."""
 ONE_CLASS = ("keypointrcnn_resnet50_fpn",)
+LOSSES = {theirs: ours for family in (TwoStage, Pyramid) for ours, theirs in family.losses.items()}
 TINY = 1e-6
+Size = tuple[int, int]
 
 
 class Pair(NamedTuple):
@@ -114,7 +126,7 @@ def random_torch_model(name: str, classes: int, rpn: RPNSettings, detections: in
     return detector
 
 
-def torch_step(pair: Pair, images: list[np.ndarray], objects: list[Objects]) -> Step:
+def torch_step(pair: Any, images: list[np.ndarray], objects: list[Objects]) -> Step:
     """A step of torchvision's detector: norms by the batch where ours are trained, as constants elsewhere."""
     detector, trained, counts = pair.torch, "batch_stats" in pair.variables, {}
     norms = {name: m for name, m in detector.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
@@ -125,37 +137,44 @@ def torch_step(pair: Pair, images: list[np.ndarray], objects: list[Objects]) -> 
         norm.train(trained)
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     detector.zero_grad()
-    with mock.patch.object(detector.roi_heads, "subsample", wraps=detector.roi_heads.subsample) as subsample:
-        losses = detector(as_torch(images), as_targets(objects))
-    positives = [int((labels > 0).sum()) for labels in subsample.call_args.args[0]]
-    assert max(positives) <= SAMPLING.positives, "with more than there is room for, chance would decide"
+    losses = torch_losses(detector, images, objects)
     sum(torch.log(loss + TINY) for loss in losses.values()).backward()
     gradients = {name: p.grad.clone() for name, p in detector.named_parameters()}
-    after = biased(before, detector.state_dict(), counts) if trained else {}
+    momenta = {name: norm.momentum for name, norm in norms.items()}
+    after = biased(before, detector.state_dict(), counts, momenta) if trained else {}
     detector.load_state_dict(before)
     detector.eval()
     for hook in hooks:
         hook.remove()
-    terms = {ours: losses[theirs].item() for ours, theirs in LOSSES.items() if theirs in losses}
-    assert len(terms) == len(losses)
     rules = DETECTORS[pair.name].rules()
     return Step(
-        terms,
+        {LOSSES[name]: value.item() for name, value in losses.items()},
         apply_rules(rules, gradients, name="the gradients")["params"],
         apply_rules(rules, after, name="the statistics").get("batch_stats", {}),
     )
 
 
+def torch_losses(detector: Any, images: list[np.ndarray], objects: list[Objects]) -> dict[str, torch.Tensor]:
+    """torchvision's, of a step in which chance decides nothing."""
+    if not hasattr(detector, "roi_heads"):
+        return detector(as_torch(images), as_targets(objects))
+    with mock.patch.object(detector.roi_heads, "subsample", wraps=detector.roi_heads.subsample) as subsample:
+        losses = detector(as_torch(images), as_targets(objects))
+    positives = [int((labels > 0).sum()) for labels in subsample.call_args.args[0]]
+    assert max(positives) <= SAMPLING.positives, "with more than there is room for, chance would decide"
+    return losses
+
+
 def biased(
-    before: dict[str, Any], after: dict[str, Any], counts: dict[str, int], momenta: dict[str, float] | None = None
+    before: dict[str, Any], after: dict[str, Any], counts: dict[str, int], momenta: dict[str, float]
 ) -> dict[str, Any]:
     """The state after a step if its running variances had moved towards the batch's biased ones, as ours do.
 
-    `momenta` are torch's, of the norms; 0.1 without.
+    `momenta` are torch's, of the norms.
     """
     after = {name: value.clone() for name, value in after.items()}
     for name, count in counts.items():
-        old = (1 - (momenta or {}).get(name, 0.1)) * before[f"{name}.running_var"]
+        old = (1 - momenta[name]) * before[f"{name}.running_var"]
         after[f"{name}.running_var"] = old + (after[f"{name}.running_var"] - old) * (count - 1) / count
     return after
 
@@ -190,11 +209,60 @@ def relative_errors(ours: Any, theirs: Any) -> dict[str, float]:
     return {jax.tree_util.keystr(path): e for path, e in jax.tree_util.tree_leaves_with_path(errors)}
 
 
+def both_predictions(pair: Any, sizes: Sequence[Size], *, batch: Any = as_batch) -> tuple[list[Any], list[Any]]:
+    """(ours, theirs): the detections of images of these sizes, by the names that torchvision has for them.
+
+    `batch` makes ours of images and objects, here and below.
+    """
+    images = random_images(np.random.default_rng(1), *sizes)
+    inputs = batch(images)
+    ours = images_of(jax.device_get(jax.jit(pair.model.predict)(pair.variables, inputs.images, inputs.sizes)))
+    with torch.no_grad():
+        return ours, [{k: v.numpy() for k, v in image.items()} for image in pair.torch(as_torch(images))]
+
+
+def both_steps(
+    pair: Any, sizes: Sequence[Size], counts: Sequence[int], *, classes: int = CLASSES, batch: Any = as_batch
+) -> tuple[Step, Step]:
+    """(ours, theirs): a step of training on images of these sizes, with so many objects each."""
+    rng = np.random.default_rng(2)
+    images = random_images(rng, *sizes)
+    objects = [random_objects(rng, size, count, classes=classes) for size, count in zip(sizes, counts, strict=True)]
+    return jax_step(pair)(pair.variables, batch(images, objects)), torch_step(pair, images, objects)
+
+
 def images_of(detections: Detections) -> list[dict[str, np.ndarray]]:
     """The fields of the valid detections of each image, as torchvision has them; labels are 0-based."""
     fields = {name: value for name, value in vars(detections).items() if value is not None and name != "extra"}
     kept = np.asarray(fields.pop("valid"))
     return [{name: np.asarray(value[i])[valid] for name, value in fields.items()} for i, valid in enumerate(kept)]
+
+
+def check_boxes(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], *, classes: int = 5) -> None:
+    """The detections of an image are torchvision's, and of that many classes."""
+    partner, scores = partners(found, expected), found["scores"]
+    assert len(set(found["labels"])) >= classes
+    assert scores.max() < 0.999 and scores.max() - scores.min() > 0.2, "scores must spread"
+    assert (np.diff(scores) <= 0).all()
+    # Pixels, of boxes that are up to 300 wide.
+    np.testing.assert_allclose(found["boxes"], expected["boxes"][partner], atol=5e-3)
+    np.testing.assert_allclose(scores, expected["scores"][partner], atol=1e-4)
+
+
+def check_losses(found: Step, expected: Step, *, least: float) -> None:
+    """Both steps have the same losses, each larger than `least`."""
+    assert set(found.losses) == set(expected.losses)
+    for name, value in expected.losses.items():
+        assert value > least
+        np.testing.assert_allclose(found.losses[name], value, rtol=1e-5, err_msg=name)
+
+
+def check_statistics(pair: Any, found: Step, expected: Step) -> None:
+    """Both steps leave the same running statistics, where there are any."""
+    errors = relative_errors(found.statistics, expected.statistics)
+    assert bool(errors) == ("batch_stats" in pair.variables)
+    for path, error in errors.items():
+        assert error < 1e-5, path
 
 
 def partners(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
-from benchmarks import cases, detector_cases, detectors, machine, peers  # noqa: E402
+from benchmarks import cases, detector_cases, detectors, machine, peers, two_stage_detectors  # noqa: E402
 from benchmarks.random_weights import spread  # noqa: E402
 from segjax.types import Detections  # noqa: E402
 
@@ -61,17 +61,20 @@ def test_quick_training_has_the_same_losses_and_parameters(tmp_path):
 def test_cases_are_a_table():
     names = [case.name for case in peers.choose(peers.Options())]
     assert len(set(names)) == len(names)
-    for title, detector in detectors.DETECTORS.items():
-        assert hasattr(torchvision.models.detection, detector.name)
+    for title, detector in detector_cases.DETECTORS.items():
+        with torch.device("meta"):
+            theirs = getattr(torchvision.models.detection, detector.name)(weights=None, weights_backbone=None)
         predictions = [name for name in names if name.startswith(f"{title}_predict_")]
         assert len(predictions) == len(detector.predict) * (2 if detector.channels_last else 1)
         assert sum(name.startswith(f"{title}_train_") for name in names) == (detector.train is not None)
-        assert all(side % 32 == 0 for size in (*detector.predict, detector.train or ()) for side in np.atleast_1d(size))
+        for size in {*detector.predict, detector.train or detector.quick, detector.quick}:
+            # What torchvision would bring every image to, or pad it to: nothing is resized here.
+            assert size == (theirs.transform.fixed_size or tuple(np.ceil(np.divide(size, 32)) * 32))
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "keypoint_rcnn", "faster_rcnn"])
 def test_both_libraries_are_given_the_same_objects(name):
-    detector = detectors.DETECTORS[name]
+    detector = detector_cases.DETECTORS[name]
     data = detectors.make_images(detector, CPU, 2, (64, 96))
     truth, count = data.batch.instances, detectors.OBJECTS
     assert truth.boxes.shape == (2, detectors.CAPACITY, 4) and int(truth.valid.sum()) == 2 * count
@@ -98,7 +101,7 @@ def test_objects_are_where_most_proposals_are():
     corners = np.repeat(np.arange(8) * 100.0, [9, 8, 7, 6, 5, 4, 3, 2])
     boxes = np.stack([corners, 0 * corners, corners + 40, 0 * corners + 40], axis=1)
     order = np.random.default_rng(0).permutation(len(boxes))
-    chosen = detectors.most_surrounded(torch.from_numpy(boxes[order].astype(np.float32)))
+    chosen = two_stage_detectors.most_surrounded(torch.from_numpy(boxes[order].astype(np.float32)))
     assert chosen[:, 0].tolist() == [0, 100, 200, 300, 400, 500, 600, 700]
 
 

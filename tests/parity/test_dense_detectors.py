@@ -13,9 +13,16 @@ torchvision = pytest.importorskip("torchvision")
 from segjax.models.single_shot import single_shot  # noqa: E402
 from segjax.ops import box_losses  # noqa: E402
 from segjax.pretrained import model  # noqa: E402
-from tests.parity.conftest import CLASSES, as_batch, as_torch, random_images, random_objects  # noqa: E402
-from tests.parity.detectors import images_of, jax_step, partners, relative_errors  # noqa: E402
-from tests.parity.pyramid_detectors import NAMES, make_pair, torch_step  # noqa: E402
+from tests.parity.conftest import CLASSES  # noqa: E402
+from tests.parity.detectors import (  # noqa: E402
+    both_predictions,
+    both_steps,
+    check_boxes,
+    check_losses,
+    check_statistics,
+    relative_errors,
+)
+from tests.parity.pyramid_detectors import NAMES, make_pair  # noqa: E402
 from tests.parity.test_box_ops import both, random_boxes  # noqa: E402
 
 SIZES = [(192, 256), (160, 224)]
@@ -29,22 +36,14 @@ def pair(request):
 
 @pytest.fixture(scope="module")
 def predictions(pair):
-    """(ours, theirs): the detections of each image; theirs too what the head said of all places."""
-    images = random_images(np.random.default_rng(1), *SIZES)
-    batch = as_batch(images)
-    ours = images_of(jax.device_get(jax.jit(pair.model.predict)(pair.variables, batch.images, batch.sizes)))
-    with torch.no_grad():
-        theirs = [{k: v.numpy() for k, v in image.items()} for image in pair.torch(as_torch(images))]
-    return ours, theirs
+    """(ours, theirs): the detections of each image."""
+    return both_predictions(pair, SIZES)
 
 
 @pytest.fixture(scope="module")
 def steps(pair):
     """(ours, theirs): a step of training, of an image with six objects, one with four and one with none."""
-    rng = np.random.default_rng(2)
-    images = random_images(rng, *SIZES, SIZES[0])
-    objects = [random_objects(rng, size, count) for size, count in zip([*SIZES, SIZES[0]], (6, 4, 0))]
-    return jax_step(pair)(pair.variables, as_batch(images, objects)), torch_step(pair, images, objects)
+    return both_steps(pair, [*SIZES, SIZES[0]], (6, 4, 0))
 
 
 def made_of(name, **options):
@@ -74,24 +73,14 @@ def test_what_the_heads_say(pair):
         np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max(), rtol=0, err_msg=name)
 
 
-def test_detections(pair, predictions):
+def test_detections(predictions):
     for found, expected in zip(*predictions):
         assert len(found["scores"]) >= 30
-        partner, scores = partners(found, expected), found["scores"]
-        assert len(set(found["labels"])) >= 5
-        assert scores.max() < 0.999 and scores.max() - scores.min() > 0.2, "scores must spread"
-        assert (np.diff(scores) <= 0).all()
-        # Pixels, of boxes that are up to 256 wide.
-        np.testing.assert_allclose(found["boxes"], expected["boxes"][partner], atol=5e-3)
-        np.testing.assert_allclose(scores, expected["scores"][partner], atol=1e-4)
+        check_boxes(found, expected)
 
 
 def test_losses(steps):
-    found, expected = (step.losses for step in steps)
-    assert set(found) == set(expected)
-    for name, value in expected.items():
-        assert value > 1e-3
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+    check_losses(*steps, least=1e-3)
 
 
 def test_gradients(pair, steps):
@@ -106,10 +95,7 @@ def test_gradients(pair, steps):
 
 
 def test_running_statistics(pair, steps):
-    errors = relative_errors(*(step.statistics for step in steps))
-    assert bool(errors) == ("batch_stats" in pair.variables)
-    for path, error in errors.items():
-        assert error < 1e-5, path
+    check_statistics(pair, *steps)
 
 
 @pytest.fixture(scope="module", params=NAMES)

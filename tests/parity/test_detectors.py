@@ -12,14 +12,15 @@ pytest.importorskip("torchvision")
 
 from segjax.ops.masks import paste  # noqa: E402
 from segjax.pretrained.models import TWO_STAGE  # noqa: E402
-from tests.parity.conftest import as_batch, as_torch, random_images, random_objects  # noqa: E402
 from tests.parity.detectors import (  # noqa: E402
-    images_of,
-    jax_step,
+    both_predictions,
+    both_steps,
+    check_boxes,
+    check_losses,
+    check_statistics,
     make_pair,
     partners,
     relative_errors,
-    torch_step,
 )
 
 SIZES = [(192, 256), (160, 224)]
@@ -36,32 +37,19 @@ def pair(request):
 @pytest.fixture(scope="module")
 def predictions(pair):
     """(ours, theirs): the detections of each image, by the names that torchvision has for them."""
-    images = random_images(np.random.default_rng(1), *SIZES)
-    batch = as_batch(images)
-    ours = images_of(jax.device_get(jax.jit(pair.model.predict)(pair.variables, batch.images, batch.sizes)))
-    with torch.no_grad():
-        theirs = [{k: v.numpy() for k, v in image.items()} for image in pair.torch(as_torch(images))]
-    return ours, theirs
+    return both_predictions(pair, SIZES)
 
 
 @pytest.fixture(scope="module")
 def steps(pair):
     """(ours, theirs): a step of training. The `_v2` forms normalise by the batch, the others by constants."""
-    rng = np.random.default_rng(2)
-    images = random_images(rng, *SIZES)
-    objects = [random_objects(rng, size, count, classes=pair.classes) for size, count in zip(SIZES, (6, 4))]
-    return jax_step(pair)(pair.variables, as_batch(images, objects)), torch_step(pair, images, objects)
+    return both_steps(pair, SIZES, (6, 4), classes=pair.classes)
 
 
 def test_boxes(pair, predictions):
     assert sum(len(image["scores"]) for image in predictions[0]) >= 40
     for found, expected in zip(*predictions):
-        partner, scores = partners(found, expected), found["scores"]
-        assert len(set(found["labels"])) >= min(5, pair.classes)
-        assert scores.max() < 0.999 and scores.max() - scores.min() > 0.2, "scores must spread"
-        # Pixels, of boxes that are up to 256 wide.
-        np.testing.assert_allclose(found["boxes"], expected["boxes"][partner], atol=5e-3)
-        np.testing.assert_allclose(scores, expected["scores"][partner], atol=1e-4)
+        check_boxes(found, expected, classes=min(5, pair.classes))
 
 
 def test_masks(predictions):
@@ -90,11 +78,7 @@ def test_keypoints(predictions):
 
 
 def test_losses(steps):
-    found, expected = (step.losses for step in steps)
-    assert set(found) == set(expected)
-    for name, value in expected.items():
-        assert value > 1e-4
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+    check_losses(*steps, least=1e-4)
 
 
 def test_gradients(pair, steps):
@@ -113,7 +97,4 @@ def test_gradients(pair, steps):
 
 
 def test_running_statistics(pair, steps):
-    errors = relative_errors(*(step.statistics for step in steps))
-    assert bool(errors) == ("batch_stats" in pair.variables)
-    for path, error in errors.items():
-        assert error < 1e-5, path
+    check_statistics(pair, *steps)
