@@ -309,6 +309,22 @@ def test_dropout_is_of_training_alone(variables):
     chex.assert_tree_all_finite(one)
 
 
+def test_without_hidden_layers_each_cell_begins_by_reading_its_own_position_as_all_others_do(key):
+    network = YOLONetwork(3, grid=2, convolutions=(), hidden=(), dropout=0.0)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 6)), jnp.float32)
+    variables = network.init(key, [x])
+    numbers = lambda x: jnp.concatenate(  # noqa: E731
+        [jnp.reshape(part, (4, -1)) for part in network.apply(variables, [x])], axis=-1
+    )
+    before = numbers(x)
+    assert float(jnp.abs(before).max()) > 1e-3
+    # The positions in another order give the same cells in that order: every one reads itself, and all alike.
+    chex.assert_trees_all_close(numbers(x[:, ::-1, ::-1]), before[::-1], atol=1e-6)
+    # What one position holds is nothing to the others.
+    changed = numbers(x.at[0, 0, 1].add(1.0)) - before
+    assert np.flatnonzero(np.abs(np.asarray(changed)).max(axis=1) > 1e-6).tolist() == [1]
+
+
 def test_a_resnet_as_backbone(key):
     model = yolo_v1(3, backbone=ResNet(18, "group", 8, (3,)), **SMALL)
     batch = tiny.batch_of(tiny.TWO)

@@ -67,7 +67,8 @@ class YOLONetwork(nn.Module):
     """Predictors of each cell."""
     convolutions: tuple[Layer, ...] = DETECTION
     hidden: tuple[int, ...] = (4096,)
-    """Widths of the fully connected layers before the last."""
+    """Widths of the fully connected layers before the last. With none, and a position of the map for each cell, the last
+    begins as a 1x1 convolution."""
     dropout: float = 0.5
     """Share of the last hidden layer's units left out in training."""
     norm: NormName | None = None
@@ -94,7 +95,10 @@ class YOLONetwork(nn.Module):
             x, axes = nn.leaky_relu(layer(x), SLOPE), (-1,)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         cells, predictors = self.grid**2, self.boxes
-        init = nn.initializers.normal(0.01)
+        # Without hidden layers each cell begins by reading its own position, all in the same way: from independent
+        # readings the convolutions, which all cells share, learn where objects are long before they learn classes.
+        own = not self.hidden and x.shape[1:3] == (self.grid, self.grid)
+        init = _same_for_each_position(cells) if own else nn.initializers.normal(0.01)
         x = nn.DenseGeneral(
             cells * (5 * predictors + self.classes), axes, kernel_init=init, dtype=self.dtype, name="output"
         )(x)
@@ -114,6 +118,17 @@ class YOLONetwork(nn.Module):
                 f"channels, and these images give {x.shape[1]}x{x.shape[2]} and {x.shape[3]}: all images, in training "
                 "and prediction, must have one (padded) size, so give the data one bucket."
             )
+
+
+def _same_for_each_position(positions: int) -> nn.initializers.Initializer:
+    """From all positions' channels to all cells' numbers, beginning as a 1x1 convolution of small outputs."""
+
+    def init(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+        channels, numbers = shape[0] // positions, shape[1] // positions
+        one = 0.1 * jax.nn.initializers.lecun_normal()(key, (channels, numbers), dtype)
+        return jnp.einsum("pq,cn->pcqn", jnp.eye(positions, dtype=dtype), one).reshape(shape)
+
+    return init
 
 
 class YOLOPlaces(NamedTuple):
