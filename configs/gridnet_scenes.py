@@ -13,7 +13,13 @@ RECIPE = Recipe(
     model=GridNet(
         csp_channels=(32, 64, 128, 192, 256),
         csp_blocks=(1, 1, 1, 1),
+        # Batch norm's statistics of eight images lag behind: AP .332 after 500 steps where group norm has .414.
+        norm="group",
+        head_norm="group",
         channels=64,
+        # Distances up to 8 strides as distributions, .427.
+        distances="distribution",
+        distance_count=9,
         head=GridSettings(candidates=256, detections=50, score_threshold=0.02),
     ),
     data=Data(buckets=((128, 160), (160, 128)), capacity=10, flip=0.5),
