@@ -12,6 +12,7 @@ import dataclasses
 
 from configs.faster_rcnn_scenes import RECIPE as SCENES
 from configs.rcnn import RCNN
+from segjax.linear_svm import SVMSettings
 from segjax.models.heads.box import BoxSettings
 from segjax.models.heads.roi import PoolSettings, SamplingSettings
 
@@ -30,6 +31,8 @@ RECIPE = dataclasses.replace(
         sampling=SamplingSettings(samples=16, positive_fraction=0.5),
         # The paper's share of context, 16 of 227.
         pool=PoolSettings(kind="warp", size=48, context=3),
+        # Of so small a network many regions stay within the margin: fewer fits, on more of them at a time.
+        svm=SVMSettings(retrain=10_000),
     ),
     data=dataclasses.replace(
         SCENES.data,
