@@ -65,7 +65,7 @@ def against_iou(axes: Axes, coverage: Coverage) -> None:
     for count, shade in zip(counts, shades):
         axes.plot(IOUS, recall[:, coverage.at(count)], color=shade, label=f"{count}", linewidth=1.6)
     axes.set(xlabel="IoU", ylabel="recall", xlim=(0.5, 1), ylim=(0, 1.02))
-    axes.legend(title="proposals an image", title_fontsize=8, frameon=False, fontsize=8, loc="lower left")
+    axes.legend(title="proposals an image", title_fontsize=8, frameon=False, fontsize=8, loc="best")
     _plain(axes)
 
 
