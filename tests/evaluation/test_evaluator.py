@@ -85,6 +85,13 @@ def test_fillers_are_skipped(source, evaluator):
     assert len(run.results()) == 1
 
 
+def test_sizes_in_the_batch_are_kept(source):
+    collector = DetectionCollector(source, classes=source.classes)
+    assert collector.sizes == {}
+    collector.update(np.asarray([0, -1]), np.asarray([[50, 60], [0, 0]]), detections([BOX], [BOX]))
+    assert collector.sizes == {0: (50, 60)}
+
+
 def test_invalid_rows_are_skipped(source):
     found = detections([BOX, ([60, 60, 90, 90], 0.99, 0)])
     found = found.replace(valid=np.asarray([[True, False]]))

@@ -238,6 +238,22 @@ def test_decoding_equals_the_loops(boxes, rng):
     np.testing.assert_allclose(np.asarray(found.boxes)[kept], rows[:, 2:], atol=1e-3)
 
 
+def test_windows_that_agree_are_merged(rng):
+    """Of two objects, seen by three windows and by one, that with more windows comes first, at their mean."""
+    head = head_of(combine="merge", score_threshold=0.3, detections=4)
+    places = jnp.asarray([[0.0, 0, 20, 20], [2, 2, 22, 22], [40, 40, 60, 60], [0, 2, 20, 22], [0, 0, 9, 9]])
+    odds = np.array([1.0, 1.0, 3.0, 1.0, 0.1])  # against the background
+    logits = jnp.asarray(
+        np.stack([np.zeros(5), np.log(odds), *[np.full(5, -20.0)] * (CLASSES - 1)], axis=1), jnp.float32
+    )
+    found = jax.jit(head.decode)(WindowOutputs(logits, jnp.zeros((5, 1, 4))), places, jnp.array([64, 64]))
+    np.testing.assert_array_equal(found.valid, [True, True, False, False])
+    # The first two that are merged are equals of the third, whose IoU with the first of them is larger.
+    np.testing.assert_allclose(found.boxes[0], [1.0, 1.5, 21, 21.5])
+    np.testing.assert_allclose(found.boxes[1], places[2])
+    np.testing.assert_allclose(found.scores[:2], [1.5 / 2.5, 0.75 / 1.75], rtol=1e-5)
+
+
 @pytest.fixture(scope="module", params=["windows", "dense"])
 def trained(request):
     """(training, its variables, (variables, batch) -> ((total, terms), gradient))."""

@@ -27,6 +27,18 @@ def best_detections(
       count: slots of the result.
     """
     keep = batched_nms(boxes, scores, labels, iou_threshold=iou_threshold, valid=valid, max_output=count, sorted=True)
+    return detections_of(boxes, scores, labels, keep, count=count)
+
+
+def detections_of(
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, "n"],
+    labels: Int[Array, "n"],
+    keep: Bool[Array, "n"],
+    *,
+    count: int,
+) -> Detections:
+    """The best of those to be kept, at most `count` and best first, with zeros behind them."""
     best, valid = top_detections(scores, keep, count=count)
     return Detections(
         boxes=jnp.where(valid[:, None], boxes[best], 0.0),

@@ -11,12 +11,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from segjax.losses import masked_sum, safe_divide, smooth_l1, softmax_cross_entropy
-from segjax.models.heads.decoding import best_detections
+from segjax.models.heads.decoding import best_detections, detections_of
 from segjax.models.layers.norms import NormName, norm_layer
 from segjax.models.layers.plain import classifier_init
 from segjax.models.layers.valid import Spacing, ValidConv
 from segjax.ops import boxes as box_ops
 from segjax.ops.matching import IGNORE, POSITIVE, claim_best, match
+from segjax.ops.merge import greedy_merge
 from segjax.ops.sampling import hardest
 from segjax.ops.windows import WindowLayout, decode_edges, encode_edges, level_grids, window_boxes
 from segjax.types import Detections, Instances, Losses
@@ -44,8 +45,12 @@ class WindowSettings:
     """... and at least so many."""
     score_threshold: float = 0.05
     candidates: int = 512
-    """Best (window, class) pairs of an image that go into NMS."""
+    """Best (window, class) pairs of an image that go into NMS, or are merged."""
+    combine: Literal["nms", "merge"] = "nms"
+    """How detections come of pairs that overlap. nms: the best one suppresses the others. merge: they are merged, as in
+    the paper (`segjax.ops.merge`); a sum of scores s becomes s / (1 + s), which keeps their order."""
     nms_threshold: float = 0.5
+    """IoU from which two boxes of a class overlap."""
     detections: int = 100
     """Detections per image."""
 
@@ -209,7 +214,7 @@ class WindowHead:
         }
 
     def decode(self, outputs: WindowOutputs, places: Float[Array, "n 4"], size: Int[Array, "2"]) -> Detections:
-        """The best pairs of a window and a class, the boxes moved to where the regressor says, thinned by NMS."""
+        """The best pairs of a window and a class, the boxes moved to where the regressor says, then combined."""
         settings = self.settings
         scores = jax.nn.softmax(outputs.logits)[:, 1:]
         classes = scores.shape[1]
@@ -220,6 +225,10 @@ class WindowHead:
         offsets = outputs.offsets[row, label if outputs.offsets.shape[1] > 1 else jnp.zeros_like(label)]
         boxes = box_ops.clip(decode_edges(offsets * settings.unit, places[row]), size)
         valid = jnp.isfinite(scores) & (box_ops.area(boxes) > 0)
+        if settings.combine == "merge":
+            scores = jnp.where(valid, scores, 0.0)
+            boxes, scores, valid = greedy_merge(boxes, scores, label, valid, iou_threshold=settings.nms_threshold)
+            return detections_of(boxes, scores / (1.0 + scores), label, valid, count=settings.detections)
         return best_detections(
             boxes, scores, label, valid, iou_threshold=settings.nms_threshold, count=settings.detections
         )
