@@ -67,7 +67,7 @@ class YOLONetwork(nn.Module):
     """Predictors of each cell."""
     convolutions: tuple[Layer, ...] = DETECTION
     hidden: tuple[int, ...] = (4096,)
-    """Widths of the fully connected layers before the last. With none, and a position of the map for each cell, the last
+    """Widths of the fully connected layers before the last. With none, and a position of the map for a cell, the last
     begins as a 1x1 convolution."""
     dropout: float = 0.5
     """Share of the last hidden layer's units left out in training."""
