@@ -53,7 +53,8 @@ def alternate(name: str, recipe: Recipe) -> dict[str, float] | None:
             return None
     say(f"\nthe detector of steps 3 and 4: {run}")
     start = Start(runs=(rpn2, fast2))
-    return train(name, dataclasses.replace(recipe, alternating=False, start=start, steps=0))
+    with stages.timed("detector"):
+        return train(name, dataclasses.replace(recipe, alternating=False, start=start, steps=0))
 
 
 def proposal_step(recipe: Recipe, run: pathlib.Path) -> Recipe:
