@@ -109,9 +109,10 @@ def train_case(detector: Detector, setting: Setting, quick: bool, *, size: Size)
 
 def compare_losses(detector: Detector, setting: Setting) -> dict[str, float]:
     """The losses of small images in training, with nothing left to chance."""
-    data = make_images(detector, setting, detector.few, detector.quick)
     theirs = torch_detector(detector, setting).train()
     network = detector.model(setting, **detector.sample_all(theirs))
+    boxes = detector.settle_objects(theirs, make_images(detector, setting, detector.few, detector.quick))
+    data = make_images(detector, setting, detector.few, detector.quick, boxes=boxes)
     losses, _ = jax.jit(network.losses)(detector.variables(), data.batch, jax.random.key(0))
     with torch.no_grad(), setting.autocast:
         expected = theirs(data.images, data.targets)

@@ -81,6 +81,10 @@ class Detector(abc.ABC):
         """Boxes [count, OBJECTS, 4] of the objects to train on; None for anywhere."""
         del network, data
 
+    def settle_objects(self, network: Any, data: "Images") -> np.ndarray | None:
+        """The same where losses are compared: where rounding does not decide what an object belongs to."""
+        del network, data
+
     def sample_few(self, network: Any) -> dict[str, Any]:
         """Has `network` train on as little as goes for a quick step; the options with which segjax's does so."""
         del network

@@ -4,10 +4,12 @@ import dataclasses
 from typing import Any, ClassVar
 from unittest import mock
 
+import numpy as np
 import torch
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import boxes as box_ops
 
-from benchmarks.detectors import CPU, RESNET_FROZEN, Detector, make_images
+from benchmarks.detectors import CPU, OBJECTS, RESNET_FROZEN, Detector, Images, Size, make_images
 from benchmarks.random_weights import randomize_pyramid_detector, randomize_ssd
 
 CALIBRATION = 4
@@ -67,11 +69,29 @@ class SSD(SingleShot):
 
     margin: float
     """What the background's logit has more than the mean of the others: with this, a few hundred boxes go into NMS."""
+    grids: tuple[Size, ...]
+    """(height, width) of the maps of an image."""
     losses: ClassVar[dict[str, str]] = {"class": "classification", "box": "bbox_regression"}
 
     def randomize(self, network: Any) -> None:
         """As for the comparison of results."""
         randomize_ssd(network, make_images(self, CPU, CALIBRATION, self.quick).images, background=self.margin)
+
+    def settle_objects(self, network: Any, data: Images) -> np.ndarray:
+        """Boxes about some of the priors inside the image.
+
+        A box that lies in several equal priors has the same IoU with each, and which of them it claims is left to
+        rounding.
+        """
+        grids = [(1, 1, *size) for size in self.grids]
+        images = ImageList(torch.stack(data.images), [image.shape[1:] for image in data.images])
+        (priors, *_) = network.anchor_generator(images, [images.tensors.new_zeros(grid) for grid in grids])
+        limits = np.array(data.images[0].shape[:0:-1])
+        priors, rng = priors.cpu().numpy(), np.random.default_rng(0)
+        inside = priors[(priors[:, :2] >= 0).all(1) & (priors[:, 2:] <= limits).all(1)]
+        chosen = inside[rng.integers(0, len(inside), (len(data.images), OBJECTS))]
+        moved = chosen + rng.uniform(-0.08, 0.08, chosen.shape) * np.tile(chosen[..., 2:] - chosen[..., :2], 2)
+        return np.clip(moved, 0, np.tile(limits, 2)).astype(np.float32)
 
     def background(self, network: Any) -> int:
         """None."""
@@ -95,6 +115,7 @@ SINGLE_SHOT = {
     "ssd300": SSD(
         name="ssd300_vgg16",
         margin=10.5,
+        grids=tuple((side, side) for side in (38, 19, 10, 5, 3, 1)),
         frozen=(("backbone.features.0", "backbone/conv1_1"), ("backbone.features.2", "backbone/conv1_2")),
         predict=(SSD_SIZE,),
         channels_last=True,
@@ -105,6 +126,7 @@ SINGLE_SHOT = {
     "ssdlite320": SSD(
         name="ssdlite320_mobilenet_v3_large",
         margin=12.5,
+        grids=tuple((side, side) for side in (20, 10, 5, 3, 2, 1)),
         frozen=(),
         frozen_norms=False,
         predict=(LITE_SIZE,),
