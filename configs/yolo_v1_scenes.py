@@ -5,7 +5,8 @@
 Redmon et al. 2016 in a small form: a ResNet-18 of a quarter of the width with group norm in place of the twenty
 pre-trained convolutions, two of the last four, and one fully connected layer of the two. Where objects are is learnt in
 some hundred steps, their classes only after a thousand and a half: a cell teaches the class of one object, where a
-detector with many places for each object teaches it many times.
+detector with many places for each object teaches it many times. Twelve minutes of processor time; AP 0.176, AP50 0.368
+on 200 held-out images.
 """
 
 from configs.base import Data, Optim, Recipe
