@@ -18,7 +18,7 @@ from benchmarks.timing import summarize
 from configs.base import Recipe
 from configs.detectors import RegionDetector
 from segjax.data.proposals import ProposalFile
-from segjax.selective_search import selective_search
+from segjax.regions.selective_search import selective_search
 
 PROPOSALS = "proposals"
 """The program that proposes regions of an image by selective search."""

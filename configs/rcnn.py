@@ -7,7 +7,8 @@ from typing import Literal
 import jax.numpy as jnp
 
 from configs.detectors import Detector
-from segjax.linear_svm import SVMSettings
+from segjax.fitting.linear_svm import SVMSettings
+from segjax.fitting.ridge import RidgeSettings
 from segjax.models.heads.box import BoxSettings
 from segjax.models.heads.region import Says
 from segjax.models.heads.roi import PoolSettings, SamplingSettings
@@ -17,7 +18,6 @@ from segjax.models.layers.vgg import VGG16
 from segjax.models.parts import Module
 from segjax.models.rcnn import PAPER, SCORES, WARP, rcnn
 from segjax.models.sppnet import PYRAMID, SAMPLING, sppnet
-from segjax.ridge import RidgeSettings
 from segjax.types import Model, Variables
 
 

@@ -12,7 +12,7 @@ import dataclasses
 
 from configs.faster_rcnn_scenes import RECIPE as SCENES
 from configs.rcnn import RCNN
-from segjax.linear_svm import SVMSettings
+from segjax.fitting.linear_svm import SVMSettings
 from segjax.models.heads.box import BoxSettings
 from segjax.models.heads.roi import PoolSettings, SamplingSettings
 

@@ -22,9 +22,9 @@ from configs.base import Recipe, Start
 from configs.rcnn import RCNN, RegionClassifier
 from segjax.data.proposals import ProposalFile
 from segjax.data.source import Source
-from segjax.linear_svm import Miner, SVMs, feature_scale
+from segjax.fitting.linear_svm import Miner, SVMs, feature_scale
+from segjax.fitting.ridge import ridge
 from segjax.ops.boxes import encode
-from segjax.ridge import ridge
 from segjax.types import Batch, Detections
 from train.evaluate import jit_predict, restore_run
 from train.loop import stop_signals, train

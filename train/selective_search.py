@@ -4,7 +4,7 @@
     python -m train.selective_search fast_rcnn_coco --data.root /data/coco --part val --out proposals/val.npz
 
 The recipe, a name or a file, says where the images are; or name images and folders with --images. Uijlings et al. 2013
-(`segjax.selective_search`). A run that is stopped continues where it was; a finished file is not made again.
+(`segjax.regions.selective_search`). A run that is stopped continues where it was; a finished file is not made again.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from segjax.data.files import ImageFiles
 from segjax.data.proposals import ProposalFile, read_proposals, write_proposals
 from segjax.data.source import DataError, ImageId, Source
 from segjax.evaluation.recall import coverage
-from segjax.selective_search import MODES, Strategy, selective_search, strategies
+from segjax.regions.selective_search import MODES, Strategy, selective_search, strategies
 from train.recipes import named_recipe
 from train.runtime import one_sentence, say
 from train.spread import spread
@@ -44,7 +44,7 @@ class Search:
     mode: Literal["single", "fast", "quality"] = "fast"
     """The paper's choices of 1, 8 and 80 strategies."""
     colour_spaces: tuple[str, ...] = ()
-    """In place of the mode's: names in `segjax.colour_spaces.COLOUR_SPACES`."""
+    """In place of the mode's: names in `segjax.regions.colour_spaces.COLOUR_SPACES`."""
     similarities: tuple[str, ...] = ()
     """In place of the mode's: combinations of the letters C, T, S and F (colour, texture, size, fill)."""
     k: tuple[int, ...] = ()

@@ -12,11 +12,11 @@ import pytest
 from configs.base import Optim
 from configs.rcnn import RCNN, SPPNet
 from segjax.data.proposals import ProposalFile, write_proposals
-from segjax.linear_svm import SVMSettings
+from segjax.fitting.linear_svm import SVMSettings
+from segjax.fitting.ridge import RidgeSettings
 from segjax.models.heads.box import BoxSettings
 from segjax.models.heads.roi import PoolSettings, SamplingSettings
 from segjax.ops import boxes
-from segjax.ridge import RidgeSettings
 from tests import tiny
 from train import region_stages
 from train.__main__ import trainer

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segjax.region_features import colour_bins, histograms, neighbours, region_features, texture_bins
+from segjax.regions.features import colour_bins, histograms, neighbours, region_features, texture_bins
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from segjax.region_features import RegionFeatures
+from segjax.regions.features import RegionFeatures
 
 SIMILARITIES = "CTSF"
 

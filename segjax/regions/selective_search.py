@@ -1,7 +1,7 @@
 """Region proposals by selective search: boxes of the regions that hierarchical groupings of an image pass through.
 
 Uijlings et al. 2013, "Selective Search for Object Recognition". Nothing is learnt. An image is cut into small regions
-by colour (Felzenszwalb and Huttenlocher 2004), which are joined step by step (`segjax.region_grouping`); the box of
+by colour (Felzenszwalb and Huttenlocher 2004), which are joined step by step (`segjax.regions.grouping`); the box of
 every region on the way is a proposal. A *strategy* is a colour space, a fineness of the first regions and what makes
 two regions alike; several of them find what one would miss.
 """
@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from segjax.colour_spaces import COLOUR_SPACES
-from segjax.region_features import RegionFeatures, colour_bins, region_features, texture_bins
-from segjax.region_grouping import check_similarities, group
+from segjax.regions.colour_spaces import COLOUR_SPACES
+from segjax.regions.features import RegionFeatures, colour_bins, region_features, texture_bins
+from segjax.regions.grouping import check_similarities, group
 from segjax.superpixels import felzenszwalb
 
 SIGMA = 0.8
@@ -29,7 +29,7 @@ class Strategy:
     """One way to group an image. `ValueError` for what there is not."""
 
     colour_space: str = "hsv"
-    """A name in `segjax.colour_spaces.COLOUR_SPACES`, for the first regions and for the histograms."""
+    """A name in `segjax.regions.colour_spaces.COLOUR_SPACES`, for the first regions and for the histograms."""
     similarities: str = "CTSF"
     """Letters of colour, texture, size and fill, each once at most."""
     k: int = 100

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from segjax.region_features import colour_bins, neighbours, region_features, texture_bins
-from segjax.region_grouping import group
+from segjax.regions.features import colour_bins, neighbours, region_features, texture_bins
+from segjax.regions.grouping import group
 
 
 def similarity(masks, a, b, colour, texture, letters):

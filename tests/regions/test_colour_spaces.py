@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import skimage.color
 
-from segjax.colour_spaces import COLOUR_SPACES
+from segjax.regions.colour_spaces import COLOUR_SPACES
 
 CHANNELS = {"rgb": 3, "intensity": 1, "lab": 3, "rgi": 3, "hsv": 3, "normalized_rgb": 3, "opponent_ratio": 2, "hue": 1}
 

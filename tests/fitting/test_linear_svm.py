@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.svm import LinearSVC
 
-from segjax.linear_svm import NEVER, Miner, SVMSettings, feature_scale
-from segjax.ridge import ridge
+from segjax.fitting.linear_svm import NEVER, Miner, SVMSettings, feature_scale
+from segjax.fitting.ridge import ridge
 
 SETTINGS = SVMSettings(c=0.05, first=30, retrain=40, few=0, passes=20, block=256)
 

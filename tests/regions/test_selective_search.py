@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from segjax import selective_search as module
-from segjax.colour_spaces import COLOUR_SPACES
-from segjax.region_features import colour_bins, region_features, texture_bins
-from segjax.region_grouping import group
-from segjax.selective_search import MODES, Strategy, selective_search, strategies
+from segjax.regions import selective_search as module
+from segjax.regions.colour_spaces import COLOUR_SPACES
+from segjax.regions.features import colour_bins, region_features, texture_bins
+from segjax.regions.grouping import group
+from segjax.regions.selective_search import MODES, Strategy, selective_search, strategies
 from segjax.superpixels import felzenszwalb
 from tests.oracles import iou
 

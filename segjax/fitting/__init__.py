@@ -1,0 +1,1 @@
+"""Fits that are convex or closed: what is learnt on features without a gradient step."""

@@ -1,0 +1,1 @@
+"""Grouping the pixels of an image into regions, whose boxes are proposals; nothing is learnt."""
