@@ -2,7 +2,8 @@
 
     python -m train gridnet_bccd --data.root BCCD
 
-Not run here yet. The data, the steps and the rates are those of `faster_rcnn_bccd`.
+The data, the steps and the rates are those of `faster_rcnn_bccd`. Eleven minutes of processor time; box AP 0.58, AP50
+0.90 on val, AP50 0.90 on test (docs/results.md).
 """
 
 import dataclasses
