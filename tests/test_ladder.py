@@ -194,7 +194,7 @@ def test_every_ladder_compares_what_can_be_compared():
         recipes = [CONFIGS[recipe] for recipe in made.recipes]
         assert len({recipe.model.task for recipe in recipes}) == 1
         assert len({ladder.images_of(recipe, sizes=made.same_sizes) for recipe in recipes}) == 1
-        around(ladder.ROOT / "docs/ladder.md", f"ladder {name}")
+        around(ladder.ROOT / "docs" / made.page, f"ladder {name}")
 
 
 def test_bad_names_and_numbers_are_answered_in_a_sentence(place):
