@@ -18,6 +18,9 @@ from segjax.pretrained import merge
 from segjax.types import Proposals
 from tests import tiny
 
+# Its fixtures are trained: all in one process.
+pytestmark = pytest.mark.xdist_group("rcnn")
+
 SHARED = {
     "width": 4,
     "stage": 3,
