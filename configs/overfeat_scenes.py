@@ -3,8 +3,8 @@
     python -m train overfeat_scenes
 
 Sermanet et al. 2014 in a small form: windows of 39 pixels, 8 pixels apart, at three scales and three aspect ratios,
-some 2500 an image, of which 64 are drawn and cut out in training. Layer norm, since it starts from random weights and
-may not look beyond a window.
+some 2500 an image, of which 48 are drawn and cut out in training. Layer norm, since it starts from random weights and
+may not look beyond a window. Not run to its end yet.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@
 
 The proposals are those of `rcnn_scenes`, and so is the backbone. He et al. 2014 train hidden layers alone, on
 convolutions that were trained to classify images; here these are an R-CNN's, trained on regions for as long as
-`rcnn_scenes` is. Eight minutes on two CPU cores for all stages.
+`rcnn_scenes` is. Not run yet; about eight minutes on two CPU cores by what R-CNN's first steps took.
 """
 
 import dataclasses
