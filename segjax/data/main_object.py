@@ -1,7 +1,5 @@
 """A data set of which each image has one object, its main one: for classification with localization."""
 
-import dataclasses
-
 import numpy as np
 from jaxtyping import UInt8
 
@@ -55,19 +53,7 @@ class MainObjectSource:
     def annotations(self, index: int) -> Annotations:
         """The main object alone."""
         image, row = self._kept[index]
-        found, only = self._source.annotations(image), slice(row, row + 1)
-        return dataclasses.replace(
-            found,
-            boxes=found.boxes[only],
-            labels=found.labels[only],
-            areas=found.areas[only],
-            crowd=found.crowd[only],
-            difficult=found.difficult[only],
-            ids=found.ids[only],
-            segmentations=found.segmentations[only],
-            keypoints=None if found.keypoints is None else found.keypoints[only],
-            attributes={name: values[only] for name, values in found.attributes.items()},
-        )
+        return self._source.annotations(image).only(row)
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """As of the source."""

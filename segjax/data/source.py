@@ -68,6 +68,21 @@ class Annotations:
     """What else the source was asked to read of each object, by name: a number or a list of numbers each, float32, NaN
     for an object that lacks it."""
 
+    def only(self, row: int) -> "Annotations":
+        """The object in this row alone."""
+        one = slice(row, row + 1)
+        return Annotations(
+            boxes=self.boxes[one],
+            labels=self.labels[one],
+            areas=self.areas[one],
+            crowd=self.crowd[one],
+            difficult=self.difficult[one],
+            ids=self.ids[one],
+            segmentations=self.segmentations[one],
+            keypoints=None if self.keypoints is None else self.keypoints[one],
+            attributes={name: values[one] for name, values in self.attributes.items()},
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:

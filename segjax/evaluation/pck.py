@@ -64,7 +64,7 @@ def pose_errors(collector: DetectionCollector) -> PoseErrors:
             if sample in best:
                 off = np.linalg.norm(found.keypoints[best[sample], :, :2].astype(np.float64) - true[:, :2], axis=-1)
             distances.append(np.where(true[:, 2] > 0, off, np.nan))
-            truths.append(_only(truth, i))
+            truths.append(truth.only(i))
     joints = len(source.keypoints.names)
     return PoseErrors(np.array(distances, np.float64).reshape(-1, joints), tuple(truths))
 
@@ -137,20 +137,6 @@ def pose_scores(collector: DetectionCollector, *, alphas: tuple[float, ...] = (0
         scores[name] = shares.pop("mean")
         scores |= {f"{name}/{joint}": share for joint, share in shares.items()}
     return scores
-
-
-def _only(truth: Annotations, row: int) -> Annotations:
-    one = slice(row, row + 1)
-    return Annotations(
-        boxes=truth.boxes[one],
-        labels=truth.labels[one],
-        areas=truth.areas[one],
-        crowd=truth.crowd[one],
-        difficult=truth.difficult[one],
-        ids=truth.ids[one],
-        segmentations=truth.segmentations[one],
-        keypoints=truth.keypoints[one],
-    )
 
 
 def _length(truth: Annotations, names: tuple[str, ...], length: Length) -> float:
