@@ -81,23 +81,17 @@ class CropSource:
 
     def annotations(self, index: int) -> Annotations:
         """The one object, in pixels of the crop."""
-        found, row = self._source.annotations(int(self._owners[index])), int(self._rows[index])
-        one = slice(row, row + 1)
+        found = self._source.annotations(int(self._owners[index])).only(int(self._rows[index]))
         x1, y1, x2, y2 = self._windows[index].tolist()
-        points = found.keypoints[one]
+        points = found.keypoints
         at = points[..., :2] - np.array([x1, y1], points.dtype)
         inside = ((at >= 0) & (at <= np.array([x2 - x1, y2 - y1]))).all(axis=-1) & (points[..., 2] > 0)
         return dataclasses.replace(
             found,
-            boxes=found.boxes[one] - np.array([x1, y1] * 2, found.boxes.dtype),
-            labels=np.zeros_like(found.labels[one]),
-            areas=found.areas[one],
-            crowd=found.crowd[one],
-            difficult=found.difficult[one],
-            ids=found.ids[one],
+            boxes=found.boxes - np.array([x1, y1] * 2, found.boxes.dtype),
+            labels=np.zeros_like(found.labels),
             segmentations=(None,),
             keypoints=np.concatenate([at, points[..., 2:]], axis=-1) * inside[..., None],
-            attributes={name: values[one] for name, values in found.attributes.items()},
         )
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
