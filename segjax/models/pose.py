@@ -95,83 +95,109 @@ def pose_regression(
         it is traced, a head that does not give 2k numbers, or a batch without such joints.
     """
     _check(joints, settings)
-    stages, modules = settings.stages, {"backbone": backbone, "head": head}
-    for stage in range(2, stages + 1):
-        modules |= {f"backbone{stage}": crop_backbone or backbone, f"head{stage}": crop_head or head}
-    parts = Parts(modules)
-    # Joint i is read off the patch around joint i.
-    own = jnp.arange(joints)
+    modules = {"backbone": backbone, "head": head}
+    for stage in range(2, settings.stages + 1):
+        modules |= dict(zip(_names(stage), (crop_backbone or backbone, crop_head or head)))
+    cascade = Cascade(Parts(modules), joints, settings, mean, std, dtype)
+    return Model(cascade.init, cascade.losses, cascade.predict)
 
-    def prepare(images: Array, sizes: Array) -> Float[Array, "b h w 3"]:
-        return normalize(images, sizes, mean=mean, std=std)
 
-    def seen(images: Array, boxes: Float[Array, "b n 4"], side: int) -> Float[Array, "b*n side side 3"]:
-        patches = jax.vmap(lambda image, of_image: poses.crop(image, of_image, side=side))(images, boxes)
-        return patches.reshape(-1, side, side, 3).astype(dtype)
+@dataclasses.dataclass(frozen=True)
+class Cascade:
+    """The stages' networks, what each sees, and what its numbers mean."""
 
-    def around(pose: Float[Array, "b k 2"]) -> Float[Array, "b k 4"]:
-        return poses.joint_boxes(pose, sigma=settings.sigma, torso=settings.torso)
+    parts: Parts
+    """Two a stage, named by `_names`."""
+    joints: int
+    settings: PoseSettings
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    dtype: DTypeLike
 
-    def outputs(numbers: Array, patches: int) -> Float[Array, "b patches k 2"]:
-        if numbers.ndim != 2 or numbers.shape[1] != 2 * joints:
-            raise ValueError(f"the head gives {numbers.shape[1:]} numbers an image; {joints} joints are {2 * joints}.")
-        return numbers.astype(jnp.float32).reshape(-1, patches, joints, 2)
-
-    def init(key: Key[Array, ""], batch: Batch) -> Variables:
+    def init(self, key: Key[Array, ""], batch: Batch) -> Variables:
+        """See `Model.init`."""
         del batch  # of any size: what the stages see has a size of its own
         variables: Variables = {}
-        for stage in range(1, stages + 1):
-            side = settings.side if stage == 1 else settings.crop_side
-            names = _names(stage)
-            features, variables = parts.init(key, variables, names[0], jnp.zeros((1, side, side, 3), dtype))
-            numbers, variables = parts.init(key, variables, names[1], features)
-            outputs(numbers, 1)
-        if stages > 1:
+        for stage in range(1, self.settings.stages + 1):
+            names, side = _names(stage), self._side(stage)
+            features, variables = self.parts.init(key, variables, names[0], jnp.zeros((1, side, side, 3), self.dtype))
+            numbers, variables = self.parts.init(key, variables, names[1], features)
+            self._points(numbers, 1)
+        if self.settings.stages > 1:
             # Errors of a tenth of the box, until they are known.
-            start = {"mean": jnp.zeros((joints, 2)), "square": jnp.full((joints, 2), 0.1**2, jnp.float32)}
-            variables[ERRORS] = {f"stage{stage}": start for stage in range(1, stages)}
+            start = {"mean": jnp.zeros((self.joints, 2)), "square": jnp.full((self.joints, 2), 0.1**2, jnp.float32)}
+            variables[ERRORS] = {f"stage{stage}": start for stage in range(1, self.settings.stages)}
         return variables
 
-    def trained(key: Array, variables: Variables, stage: int, patches: Array) -> tuple[Array, Variables]:
-        names = _names(stage)
-        features, variables = parts.train(key, variables, names[0], patches)
-        return parts.train(key, variables, names[1], features)
-
-    def losses(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Losses, Variables]:
-        truth, images = pose_of(batch, joints), prepare(batch.images, batch.sizes)
+    def losses(self, variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Losses, Variables]:
+        """See `Model.losses`."""
+        truth, images = pose_of(batch, self.joints), self._prepared(batch.images, batch.sizes)
         box = whole_boxes(batch.sizes)
-        numbers, variables = trained(key, variables, 1, seen(images, box, settings.side))
-        pose = outputs(numbers, 1)[:, 0]
+        numbers, variables = self._trained(key, variables, 1, images, box)
+        pose = self._points(numbers, 1)[:, 0]
         frame = jnp.broadcast_to(box, (*pose.shape[:2], 4))
         terms = {"pose": pose_loss(pose, poses.to_frame(truth.joints, frame), truth.labelled)}
         first = former = jax.lax.stop_gradient(poses.from_frame(pose, frame))
-        for stage in range(2, stages + 1):
+        for stage in range(2, self.settings.stages + 1):
             error = (former - truth.joints) / (frame[..., 2:] - frame[..., :2])
-            moments = moved(variables[ERRORS][f"stage{stage - 1}"], error, truth.labelled, decay=settings.decay)
+            moments = variables[ERRORS][f"stage{stage - 1}"]
+            moments = moved(moments, error, truth.labelled, decay=self.settings.decay)
             variables = {**variables, ERRORS: {**variables[ERRORS], f"stage{stage - 1}": moments}}
-            simulated = simulate(jax.random.fold_in(key, stage), truth, first, frame, moments)
-            squares = around(simulated)
-            numbers, variables = trained(key, variables, stage, seen(images, squares, settings.crop_side))
-            moves = outputs(numbers, joints)[:, own, own]
-            wanted = poses.to_frame(truth.joints, squares)
-            terms[f"pose_stage{stage}"] = pose_loss(moves, wanted, truth.labelled)
+            squares = self._around(simulate(jax.random.fold_in(key, stage), truth, first, frame, moments))
+            numbers, variables = self._trained(key, variables, stage, images, squares)
+            moves = self._own(numbers)
+            terms[f"pose_stage{stage}"] = pose_loss(moves, poses.to_frame(truth.joints, squares), truth.labelled)
             former = jax.lax.stop_gradient(poses.from_frame(moves, squares))
         return terms, variables
 
     def predict(
-        variables: Variables, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"], sizes: Int[Array, "b 2"]
+        self, variables: Variables, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"], sizes: Int[Array, "b 2"]
     ) -> Detections:
-        x, box = prepare(images, sizes), whole_boxes(sizes)
-        numbers = parts(variables, "head", parts(variables, "backbone", seen(x, box, settings.side)))
-        pose = outputs(numbers, 1)[:, 0]
+        """See `Model.predict`."""
+        x, box = self._prepared(images, sizes), whole_boxes(sizes)
+        pose = self._points(self._predicted(variables, 1, x, box), 1)[:, 0]
         pose = poses.from_frame(pose, jnp.broadcast_to(box, (*pose.shape[:2], 4)))
-        for stage in range(2, stages + 1):
-            names, squares = _names(stage), around(pose)
-            numbers = parts(variables, names[1], parts(variables, names[0], seen(x, squares, settings.crop_side)))
-            pose = poses.from_frame(outputs(numbers, joints)[:, own, own], squares)
+        for stage in range(2, self.settings.stages + 1):
+            squares = self._around(pose)
+            pose = poses.from_frame(self._own(self._predicted(variables, stage, x, squares)), squares)
         return as_detections(pose, sizes)
 
-    return Model(init, losses, predict)
+    def _side(self, stage: int) -> int:
+        return self.settings.side if stage == 1 else self.settings.crop_side
+
+    def _prepared(self, images: Array, sizes: Array) -> Float[Array, "b h w 3"]:
+        return normalize(images, sizes, mean=self.mean, std=self.std)
+
+    def _seen(self, images: Array, boxes: Float[Array, "b n 4"], stage: int) -> Float[Array, "b*n side side 3"]:
+        side = self._side(stage)
+        patches = jax.vmap(lambda image, of_image: poses.crop(image, of_image, side=side))(images, boxes)
+        return patches.reshape(-1, side, side, 3).astype(self.dtype)
+
+    def _trained(
+        self, key: Array, variables: Variables, stage: int, images: Array, boxes: Array
+    ) -> tuple[Array, Variables]:
+        names = _names(stage)
+        features, variables = self.parts.train(key, variables, names[0], self._seen(images, boxes, stage))
+        return self.parts.train(key, variables, names[1], features)
+
+    def _predicted(self, variables: Variables, stage: int, images: Array, boxes: Array) -> Array:
+        names = _names(stage)
+        return self.parts(variables, names[1], self.parts(variables, names[0], self._seen(images, boxes, stage)))
+
+    def _points(self, numbers: Array, patches: int) -> Float[Array, "b patches k 2"]:
+        """What the head says of all joints from each patch of an image."""
+        k = self.joints
+        if numbers.ndim != 2 or numbers.shape[1] != 2 * k:
+            raise ValueError(f"the head gives {numbers.shape[1:]} numbers an image; {k} joints are {2 * k}.")
+        return numbers.astype(jnp.float32).reshape(-1, patches, k, 2)
+
+    def _own(self, numbers: Array) -> Float[Array, "b k 2"]:
+        """Of the patch around each joint what is said of that joint."""
+        own = jnp.arange(self.joints)
+        return self._points(numbers, self.joints)[:, own, own]
+
+    def _around(self, pose: Float[Array, "b k 2"]) -> Float[Array, "b k 4"]:
+        return poses.joint_boxes(pose, sigma=self.settings.sigma, torso=self.settings.torso)
 
 
 def whole_boxes(sizes: Int[Array, "b 2"]) -> Float[Array, "b 1 4"]:
