@@ -7,6 +7,9 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 
 from configs.detectors import Detector
+from segjax.data.source import Source
+from segjax.evaluation.by_count import scores_by_count
+from segjax.evaluation.evaluator import DetectionCollector
 from segjax.models.detr import DETRNetwork, detr
 from segjax.models.layers.norms import NormName
 from segjax.models.layers.resnet import ResNet
@@ -34,6 +37,11 @@ class SetDetector(Detector, abc.ABC):
         """A ResNet."""
         options = {"stages": (self.stage,), "dilate_last": self.dilate_last, "dtype": jnp.dtype(self.dtype)}
         return ResNet(self.depth, self.norm, self.width, **options)
+
+    def scores(self, source: Source, collector: DetectionCollector) -> dict[str, float]:
+        """Those of images with few, more and many objects, and how well these are counted."""
+        del source
+        return scores_by_count(collector)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,13 +72,18 @@ class VocAP:
             single |= {f"{form}/{name}": value for name, value in values.items()}
         return scores | single
 
-    def recall_precision(self) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
-        """Recall and precision of each class after each counted detection, best first; None without objects."""
-        found = self.collector.collected()
-        best, demanded = best_overlaps(self.collector)
+    def recall_precision(self, samples: Sequence[int] | None = None) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
+        """Recall and precision of each class after each counted detection, best first; None without objects.
+
+        Args:
+            samples: indices of the images that count; all that were seen by default.
+        """
+        found, samples = self.collector.collected(), self.collector.seen if samples is None else samples
+        best, demanded = best_overlaps(self.collector, samples)
+        of_these = np.isin(found.samples, samples)
         curves = {}
         for label, name in enumerate(self.collector.source.classes):
-            rows = np.flatnonzero(found.labels == label)
+            rows = np.flatnonzero(of_these & (found.labels == label))
             rows = rows[np.argsort(-found.scores[rows], kind="stable")]
             right, counted = mark_hits(best.select(rows), self.iou_threshold)
             hits = np.cumsum(right[counted])
@@ -102,17 +107,23 @@ def mark_hits(best: BestOverlaps, iou_threshold: float) -> tuple[Bool[np.ndarray
     return right, counted
 
 
-def best_overlaps(collector: DetectionCollector) -> tuple[BestOverlaps, Int[np.ndarray, "k"]]:
-    """The best object of each collected detection, and how many objects of each class are to be found."""
-    source, found = collector.source, collector.collected()
+def best_overlaps(
+    collector: DetectionCollector, samples: Sequence[int] | None = None
+) -> tuple[BestOverlaps, Int[np.ndarray, "k"]]:
+    """The best object of each collected detection, and how many objects of each class are to be found.
+
+    Args:
+        samples: indices of the images to look at, all that were seen by default; detections in others have no object.
+    """
+    source, found, samples = collector.source, collector.collected(), collector.seen if samples is None else samples
     count = len(found.samples)
     best = BestOverlaps(np.full(count, -1), np.zeros(count), np.zeros(count, bool), np.zeros(count, int))
     demanded = np.zeros(len(source.classes), int)
     order = np.argsort(found.samples, kind="stable")
-    starts = np.searchsorted(found.samples[order], collector.seen)
-    stops = np.searchsorted(found.samples[order], collector.seen, side="right")
+    starts = np.searchsorted(found.samples[order], samples)
+    stops = np.searchsorted(found.samples[order], samples, side="right")
     first = 0
-    for sample, start, stop in zip(collector.seen, starts, stops):
+    for sample, start, stop in zip(samples, starts, stops):
         truth = source.annotations(sample)
         ignored = truth.difficult | truth.crowd
         demanded += np.bincount(truth.labels[~ignored], minlength=len(demanded))
