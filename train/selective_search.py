@@ -7,6 +7,7 @@ The recipe, a name or a file, says where the images are; or name images and fold
 (`segjax.regions.selective_search`). A run that is stopped continues where it was; a finished file is not made again.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -184,17 +185,19 @@ def _run(
     todo = [index for index, image_id in enumerate(ids) if image_id not in done]
     due = time.perf_counter() + SAVE_EVERY
     try:
-        found = spread(searcher, todo, workers=workers)
-        for index, one in zip(todo, tqdm(found, total=len(todo), desc="selective search", unit="image", leave=False)):
-            if one.fault:
-                faults.append(one.fault)
-                continue
-            done[ids[index]] = one.boxes
-            seconds.append(one.seconds)
-            if time.perf_counter() > due:
-                start = time.perf_counter()
-                save()
-                due = start + max(SAVE_EVERY, 20 * (time.perf_counter() - start))
+        # Closed at once: the traceback of an error in saving would keep it alive, and its processes at work.
+        with contextlib.closing(spread(searcher, todo, workers=workers)) as found:
+            shown = tqdm(found, total=len(todo), desc="selective search", unit="image", leave=False)
+            for index, one in zip(todo, shown):
+                if one.fault:
+                    faults.append(one.fault)
+                    continue
+                done[ids[index]] = one.boxes
+                seconds.append(one.seconds)
+                if time.perf_counter() > due:
+                    start = time.perf_counter()
+                    save()
+                    due = start + max(SAVE_EVERY, 20 * (time.perf_counter() - start))
     except BaseException:
         if seconds:
             save()

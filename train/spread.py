@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection
 from typing import Any
@@ -14,8 +14,11 @@ import cv2
 _work: Callable[[int], Any]
 
 
-def spread(work: Callable[[int], Any], indices: Sequence[int], *, workers: int) -> Iterator[Any]:
+def spread(work: Callable[[int], Any], indices: Sequence[int], *, workers: int) -> Generator[Any, None, None]:
     """`work(index)` of each index, in their order, computed by `workers` processes.
+
+    Whoever may stop before the end closes it (`contextlib.closing`). Else it lives as long as the traceback of what
+    stopped them, and Python does all the work that is left before it exits.
 
     Args:
         work: picklable; sent to each process once.

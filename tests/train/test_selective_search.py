@@ -1,6 +1,9 @@
 """The commands that write proposals by selective search and compare files of them: whole, continued, repeatable."""
 
+import errno
 import json
+import multiprocessing
+import time
 
 import numpy as np
 import pytest
@@ -33,6 +36,22 @@ class Pictures(ListedSource):
         image = np.random.default_rng(index).integers(60, 90, (32, 40, 3), dtype=np.uint8)
         image[BOX[1] : BOX[3], BOX[0] : BOX[2]] += np.uint8(120)
         return image
+
+
+class Watched(Pictures):
+    """Leaves a file in `folder` for each image that is begun; all but the first wait for the file "go" there."""
+
+    def __init__(self, count, folder):
+        super().__init__(count)
+        self.folder = folder
+
+    def image(self, index):
+        (self.folder / f"{index}.begun").touch()
+        for _ in range(600 if index else 0):
+            time.sleep(0.1)
+            if (self.folder / "go").exists():
+                break
+        return super().image(index)
 
 
 def same(a, b):
@@ -79,6 +98,21 @@ def test_a_stopped_search_is_continued(whole, tmp_path, capsys):
     assert rest.read == [4, 5] and "4 of 6 images were searched before" in capsys.readouterr().err
     same(whole, out)
     assert [path.name for path in tmp_path.iterdir()] == ["p.npz"]
+
+
+def test_an_error_in_saving_ends_the_processes_and_leaves_the_other_images(tmp_path, monkeypatch):
+    def full(*_, **__):
+        (tmp_path / "go").touch()
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    monkeypatch.setattr(selective_search, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(selective_search, "write_proposals", full)
+    before = set(multiprocessing.active_children())
+    with pytest.raises(OSError, match="the disk is full") as stopped:
+        search_source(Watched(40, tmp_path), QUICK, out=tmp_path / "p.npz", workers=2)
+    # Looked at while the traceback, which holds what was open, is still there.
+    assert set(multiprocessing.active_children()) <= before and stopped.tb is not None
+    assert 1 <= len(list(tmp_path.glob("*.begun"))) < 40
 
 
 def test_a_finished_file_is_not_made_again_and_takes_further_images(whole, tmp_path):
