@@ -21,6 +21,7 @@ from segjax.data.tfds_label_maps import TfdsLabelMaps
 from segjax.data.transforms import ColorJitter, Fit, HorizontalFlip, ScaleJitter, Transform, fit_inside, stretch
 from segjax.data.voc import VocSource
 from segjax.data.yolo_labels import YoloSource
+from train.runtime import open_proposals
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -335,7 +336,7 @@ class Data:
         name = _of(self.proposals, part)
         if not name:
             return {}
-        return {"proposals": ProposalFile(self.root / name, source), "proposal_count": self.proposal_count}
+        return {"proposals": open_proposals(self.root / name, source), "proposal_count": self.proposal_count}
 
 
 def _of(values: tuple[str, str, str], part: Part) -> str:

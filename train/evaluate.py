@@ -28,7 +28,7 @@ from segjax.types import Batch, Model, Variables
 from train.checkpoints import Checkpoints
 from train.optim import optimizer
 from train.recipes import load_run
-from train.runtime import finite, one_sentence, say, setup, write_text
+from train.runtime import finite, one_sentence, say, say_problems, setup, write_text
 from train.state import TrainState, state_shapes
 from train.step import data_mesh, shardings
 from train.tasks import TASKS, over_views
@@ -158,8 +158,7 @@ def main(arguments: list[str]) -> None:
         batches = data.evaluation(source, batch_size=recipe.eval_batch_size, part=args.part)
         say(f"evaluating step {int(state.step)} of {args.run} on {len(source)} images of {source.name}")
         results = run_evaluators(jit_predict(model, mesh), state.variables, batches, task.evaluators, mesh)
-    if len(source.problems):
-        say(source.problems.summary())
+    say_problems(source)
     print(task.table(results))
     write_text(args.run / f"results_{args.part}.json", json.dumps(finite(results), indent=2) + "\n")
     files = [args.run / f"results_{args.part}.json", *task.save(args.run, args.part)]

@@ -16,10 +16,9 @@ import jax
 import tyro
 
 from segjax.data.files import ImageFiles
-from segjax.data.proposals import ProposalFile
 from train.evaluate import jit_predict, restore_run, run_evaluators
 from train.recipes import load_run
-from train.runtime import one_sentence, say, setup
+from train.runtime import one_sentence, open_proposals, say, say_problems, setup
 from train.step import data_mesh
 from train.tasks import TASKS, over_views
 
@@ -69,7 +68,7 @@ def predict(run: pathlib.Path, paths: tuple[pathlib.Path, ...], *, out: pathlib.
     model, state = restore_run(recipe, vocabulary, mesh)
     model = over_views(recipe.model.task, model, scales=options.pop("scales", ()), flip=options.pop("flip", False))
     tile = options.pop("tile", None)
-    boxes = ProposalFile(options.pop("proposals"), source) if "proposals" in options else None
+    boxes = open_proposals(options.pop("proposals"), source) if "proposals" in options else None
     out.mkdir(parents=True, exist_ok=True)
     predictions = task.predictions(source, vocabulary, out, **options)
     if tile is not None:
@@ -79,8 +78,7 @@ def predict(run: pathlib.Path, paths: tuple[pathlib.Path, ...], *, out: pathlib.
         data = dataclasses.replace(recipe.data, proposals=("", "", ""))
         batches = data.evaluation(source, batch_size=recipe.eval_batch_size, proposals=boxes)
         run_evaluators(jit_predict(model, mesh), state.variables, batches, [predictions], mesh)
-    if len(source.problems):
-        say(source.problems.summary())
+    say_problems(source)
     say(predictions.write())
 
 

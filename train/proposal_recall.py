@@ -15,13 +15,12 @@ from collections.abc import Mapping, Sequence
 import tyro
 
 from configs.data import Data, Part
-from segjax.data.proposals import ProposalFile
 from segjax.data.source import Source
 from segjax.evaluation.recall import Coverage, coverage
 from segjax.evaluation.text import grid
 from train.recall_plot import SHOWN, plot_recall
 from train.recipes import named_recipe
-from train.runtime import finite, one_sentence, say, write_text
+from train.runtime import finite, one_sentence, open_proposals, say, write_text
 
 PROGRAM = "python -m train.proposal_recall"
 
@@ -51,7 +50,7 @@ def compare(files: Sequence[pathlib.Path], source: Source) -> dict[str, Coverage
         raise ValueError("name one file of proposals or more, each once.")
     stems = [path.stem for path in files]
     names = [path.stem if stems.count(path.stem) == 1 else str(path) for path in files]
-    found = {name: coverage(source, ProposalFile(path, source)) for name, path in zip(names, files)}
+    found = {name: coverage(source, open_proposals(path, source)) for name, path in zip(names, files)}
     if not len(found[names[0]].labels):
         raise ValueError(f"{source.name} has no labelled object, so that nothing can be covered: name another part.")
     return found

@@ -18,7 +18,7 @@ from segjax.data.proposals import write_proposals
 from segjax.evaluation.evaluator import DetectionCollector
 from train.evaluate import jit_predict, restore_run, run_evaluators
 from train.recipes import load_run
-from train.runtime import one_sentence, say, setup
+from train.runtime import one_sentence, say, say_problems, setup
 from train.step import data_mesh
 
 
@@ -54,6 +54,7 @@ def propose(run: pathlib.Path, part: Part, *, out: pathlib.Path, count: int) -> 
     batches = data.evaluation(source, batch_size=recipe.eval_batch_size)
     say(f"proposals for {len(source)} images of {source.name} from {run}")
     run_evaluators(jit_predict(model, mesh), variables, batches, [found], mesh)
+    say_problems(source)  # an image that cannot be read has no proposals
     rows = found.collected()
     order = np.argsort(rows.samples, kind="stable")  # within an image they stay best first
     ends = np.searchsorted(rows.samples[order], np.arange(1, len(source)))

@@ -24,12 +24,12 @@ from tqdm import tqdm
 
 from configs.data import Data, Part
 from segjax.data.files import ImageFiles
-from segjax.data.proposals import ProposalFile, read_proposals, write_proposals
+from segjax.data.proposals import read_proposals, write_proposals
 from segjax.data.source import DataError, ImageId, Source
 from segjax.evaluation.recall import coverage
 from segjax.regions.selective_search import MODES, Strategy, selective_search, strategies
 from train.recipes import named_recipe
-from train.runtime import one_sentence, say
+from train.runtime import one_sentence, open_proposals, say, say_problems
 from train.spread import spread
 
 PROGRAM = "python -m train.selective_search"
@@ -209,7 +209,7 @@ def _run(
 
 def recall_text(source: Source, path: pathlib.Path) -> str:
     """What the proposals in a file cover of the labelled objects of a source, in a line."""
-    found = coverage(source, ProposalFile(path, source))
+    found = coverage(source, open_proposals(path, source))
     if not len(found.labels):
         return "no object is labelled, so that no recall is known"
     recalls = ", ".join(f"{found.recall(iou)[-1]:.3f} at IoU {iou}" for iou in (0.5, 0.7))
@@ -225,8 +225,7 @@ def main(arguments: list[str]) -> None:
         if args.images and args.out is None:
             raise ValueError("--images needs --out: name the file for the proposals.")
         source = ImageFiles(args.images, classes=()) if args.images else args.data.source(args.part)
-        if len(source.problems):
-            say(source.problems.summary())
+        say_problems(source)
         out = args.out or args.data.root / f"selective_search_{args.part}.npz"
         say(f"selective search in {len(source)} images of {source.name}")
         search_source(source, args.search, out=out, workers=args.workers or os.cpu_count() or 1)

@@ -158,6 +158,17 @@ class ProposalFile:
         """Number of images."""
         return len(self._starts) - 1
 
+    def faults_text(self) -> str:
+        """The faults as one sentence that names the file; "" where there is none."""
+        clipped, empty = self.faults[CLIPPED], self.faults[EMPTY]
+        if not clipped and not empty:
+            return ""
+        return (
+            f"{self._path}: of {len(self._boxes) + empty} boxes {clipped} reach beyond their image and were clipped, "
+            f"{empty} have no area inside it and were dropped; if they are many, the file is of images of other sizes: "
+            "make it anew"
+        )
+
     @property
     def largest(self) -> int:
         """The number of proposals of the image that has most."""

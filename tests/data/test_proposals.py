@@ -1,5 +1,6 @@
 """The file of proposals: written, read back in the order of a source, and what is said of one that does not fit."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from segjax.data.proposals import CLIPPED, EMPTY, ProposalFile, write_proposals
 from segjax.data.source import DataError, ImageInfo, Problems
+from tests import tiny
 
 
 class Images:
@@ -41,6 +43,7 @@ def test_what_is_written_is_read_in_the_order_of_the_source(tmp_path, rng, ids, 
     order = [2, 0, 1]  # one image of the file is not in the source
     found = ProposalFile(tmp_path / "p.npz", Images(*(ids[i] for i in order)))
     assert len(found) == 3 and found.largest == 3 and found.faults == {CLIPPED: 0, EMPTY: 0}
+    assert found.faults_text() == ""
     for reader in (found, pickle.loads(pickle.dumps(found))):
         for index, i in enumerate(order):
             there, their_scores = reader(index)
@@ -55,11 +58,32 @@ def test_boxes_are_clipped_to_their_image_and_empty_ones_dropped(tmp_path):
     write_proposals(tmp_path / "p.npz", [1, 2], [rows, rows[1:2]], [np.arange(6), np.array([7])])
     found = ProposalFile(tmp_path / "p.npz", Images(1, 2))
     assert found.faults == {CLIPPED: 2, EMPTY: 3}
+    text = "of 7 boxes 2 reach beyond their image and were clipped, 3 have no area inside it and were dropped"
+    assert found.faults_text().startswith(f"{tmp_path / 'p.npz'}: {text}")
     there, scores = found(0)
     np.testing.assert_array_equal(there, [[0, 0, 10, 10], [0, 0, 60, 40], [50, 30, 60, 40]])
     assert scores.tolist() == [0, 1, 2] and found(1)[1].tolist() == [7]
     there[:] = 0
     assert found(0)[0].any()
+
+
+def test_faults_are_said_once_where_data_is_trained_and_evaluated_on(tmp_path, capsys):
+    tiny.write_coco(tmp_path)
+    data = tiny.recipe(tmp_path, tmp_path).data
+    sources = {part: data.source(part) for part in ("train", "val")}
+    for part, source in sources.items():
+        infos = [source.info(i) for i in range(len(source))]
+        # Of each image all of it, and the same beside it.
+        rows = [np.array([[0, 0, w, h], [w, 0, 2 * w, h]]) for _, _, h, w in infos]
+        write_proposals(tmp_path / f"{part}.npz", [info.image_id for info in infos], rows)
+    data = dataclasses.replace(data, proposals=("train.npz", "val.npz", ""))
+    for _ in range(2):
+        data.training(sources["train"], batch_size=2, seed=0).close()
+        data.evaluation(sources["val"], batch_size=2).close()
+    train, val = capsys.readouterr().err.splitlines()
+    assert train.startswith(f"{tmp_path / 'train.npz'}: of 24 boxes 0 reach beyond their image and were clipped, 12")
+    assert val.startswith(f"{tmp_path / 'val.npz'}: of 8 boxes 0 reach beyond their image and were clipped, 4")
+    assert sources["val"].problems.counts() == {"proposals outside their images (clipped or dropped)": 1}
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, rng, monkeypatch):

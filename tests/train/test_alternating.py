@@ -1,6 +1,7 @@
 """Alternating training: four ordinary runs, whose parts end up in one detector; proposals travel through files."""
 
 import dataclasses
+import pathlib
 
 import jax
 import numpy as np
@@ -78,6 +79,21 @@ def test_proposals_are_written_for_every_image(trained, tmp_path):
         assert (boxes >= 0).all() and (boxes <= [info.width, info.height] * 2).all()
     with pytest.raises(ValueError, match="is of a Fast R-CNN, which makes no proposals"):
         propose(recipe.run / "step4_fast_rcnn", "val", out=tmp_path / "x.npz", count=7)
+
+
+def test_images_without_proposals_are_named(trained, tmp_path, capsys):
+    recipe, _ = trained
+    source = recipe.data.source("val")
+    image = pathlib.Path(source.info(0).path)
+    whole = image.read_bytes()
+    try:
+        image.write_bytes(whole[:60])
+        propose(recipe.run, "val", out=tmp_path / "val.npz", count=7)
+    finally:
+        image.write_bytes(whole)
+    assert len(ProposalFile(tmp_path / "val.npz", source)(0)[0]) == 0
+    said = capsys.readouterr().err
+    assert "1 x undecodable image (left out)" in said and str(image) in said
 
 
 def test_batch_norm_is_refused(tmp_path):

@@ -196,10 +196,11 @@ def test_the_command_line(data, capsys):
         selective_search.main([*options, "--images", str(root)])
 
     worse = root / "worse.npz"
-    boxes = np.array([[(8, 10, 24, 18)], [(0, 0, 40, 32)]])
+    boxes = np.array([[(8, 10, 24, 18)], [(-1, 0, 40, 32)]])
     write_proposals(worse, [5, 6, 7], [*boxes, np.zeros((0, 4))])
     proposal_recall.main([*options, str(out), str(worse)])
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
+    assert f"{worse}: of 2 boxes 1 reach beyond their image and were clipped" in said and f"{out}: of" not in said
     assert "recall at IoU 0.5" in shown and "patch" in shown
     values = json.loads((root / "proposal_recall_val.json").read_text())
     assert values["selective_search_val"]["MABO@2000"] == 1 and values["selective_search_val"]["AR@2000"] == 1
