@@ -17,8 +17,8 @@ from benchmarks.table import format_seconds, format_table
 from benchmarks.timing import summarize
 from configs.base import Recipe
 from configs.detectors import RegionDetector
-from segjax.data.proposals import ProposalFile
-from segjax.regions.selective_search import selective_search
+from segjax.data.proposals import ProposalFile, read_proposals
+from train.selective_search import Search, Searcher
 
 PROPOSALS = "proposals"
 """The program that proposes regions of an image by selective search."""
@@ -28,14 +28,16 @@ ORANGE = "#d55e00"
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
-    """What a finished run of the recipe says of itself: seconds of each stage, regions an image, MiB on disk.
+    """What a finished run of the recipe says of itself: seconds of each stage, regions an image, MiB on disk, and
+    whether its proposals come from a file.
 
     A run of one stage has no `stages.json`; its seconds are those of its steps, which the ladder knows.
     """
     file = recipe.run / "stages.json"
     found = json.loads(file.read_text()) if file.exists() else {}
     stages = {name: value for name, value in found.items() if isinstance(value, dict)}
-    return {"stages": stages, "disk_mib": found.get("disk_mib"), "regions": regions(recipe)}
+    reads = bool(recipe.data.proposals[1])
+    return {"stages": stages, "disk_mib": found.get("disk_mib"), "regions": regions(recipe), "reads_proposals": reads}
 
 
 def regions(recipe: Recipe) -> float | None:
@@ -54,16 +56,20 @@ def regions(recipe: Recipe) -> float | None:
 
 
 def programs(recipe: Recipe) -> dict[str, Program]:
-    """Selective search as a program, where the recipe's proposals come from a file."""
-    if not recipe.data.proposals[1]:
+    """The selective search that made the recipe's file of proposals, as a program; none where anything else made it.
+
+    It costs the same however many of its boxes a recipe then uses.
+    """
+    file = recipe.data.proposals[1]
+    search = Search.that_made(read_proposals(recipe.data.root / file).made_by) if file else None
+    if search is None:
         return {}
     source = recipe.data.source("val")
-    images = [source.image(i) for i in range(min(IMAGES, len(source)))]
-    count = recipe.data.proposal_count
+    searcher, images = Searcher(source, search), [source.image(i) for i in range(min(IMAGES, len(source)))]
 
     def run() -> None:
-        for image in images:
-            selective_search(image, count=count)
+        for index, image in enumerate(images):
+            searcher.search(index, image)
 
     return {PROPOSALS: Program(run, {"images": len(images)})}
 
@@ -89,7 +95,7 @@ def _cells(row: Row, scores: Mapping[str, str]) -> list[str]:
         *(shown(score(row, name), "{:.3f}") for name in scores.values()),
         shown(row.get("regions"), "{:.0f}"),
         spread(milliseconds(row, "inference")),
-        spread(milliseconds(row, PROPOSALS)) if milliseconds(row, PROPOSALS) else "none",
+        spread(milliseconds(row, PROPOSALS)) if reads_proposals(row) else "none",
         ABSENT if (total := whole(row)) is None else format_seconds(total / 1e3),
         stages(row),
         shown(row.get("disk_mib"), "{:.0f}"),
@@ -104,10 +110,15 @@ def stages(row: Row) -> str:
     return " + ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items()) + " min"
 
 
+def reads_proposals(row: Row) -> bool:
+    """Whether proposals come from a file, be it that making them was timed or not."""
+    return bool(row.get("reads_proposals") or milliseconds(row, PROPOSALS))
+
+
 def whole(row: Row) -> float | None:
-    """Milliseconds of an image, its proposals included; None where it was not timed."""
+    """Milliseconds of an image, its proposals included; None where either was not timed."""
     network, proposals = milliseconds(row, "inference"), milliseconds(row, PROPOSALS)
-    if not network:
+    if not network or (reads_proposals(row) and not proposals):
         return None
     return summarize(network).median + (summarize(proposals).median if proposals else 0.0)
 
@@ -126,7 +137,8 @@ def plot(rows: Sequence[Row], path: pathlib.Path, *, title: str, heading: str, n
     axes = figure.add_subplot()
     places = np.arange(len(timed))
     network = np.array([summarize(milliseconds(row, "inference")).median for row in timed])
-    together = np.array([whole(row) for row in timed])
+    # Where making the proposals was not timed, the network alone is shown.
+    together = np.array([whole(row) or alone for row, alone in zip(timed, network)])
     added = together > network
     axes.hlines(places[added], network[added], together[added], color=GREY, linewidth=1.5, zorder=1)
     axes.scatter(together[added], places[added], color=ORANGE, s=55, zorder=3, label="with selective search")

@@ -9,8 +9,9 @@ from matplotlib.image import imread
 
 from benchmarks import ladder, ladder_regions
 from configs import CONFIGS
-from segjax.data.proposals import write_proposals
+from segjax.data.proposals import ProposalFile, read_proposals, write_proposals
 from tests import tiny
+from train.selective_search import Search, Searcher, search_source
 
 ROWS = [
     {
@@ -72,7 +73,12 @@ def recipe(tmp_path):
 
 def test_describes_stages_disk_and_regions(recipe):
     recipe, mean = recipe
-    assert ladder_regions.describe(recipe) == {"stages": {}, "disk_mib": None, "regions": pytest.approx(mean)}
+    assert ladder_regions.describe(recipe) == {
+        "stages": {},
+        "disk_mib": None,
+        "regions": pytest.approx(mean),
+        "reads_proposals": True,
+    }
     stages = {"fine-tuning": {"seconds": 3.0, "processor_seconds": 5.0}}
     (recipe.run / "stages.json").write_text(json.dumps({**stages, "disk_mib": 7.5}))
     found = ladder_regions.describe(recipe)
@@ -84,16 +90,45 @@ def test_describes_stages_disk_and_regions(recipe):
     assert ladder_regions.regions(without) == without.model.rpn.proposals[1]
 
 
-def test_selective_search_is_timed_where_proposals_come_from_a_file(recipe, monkeypatch):
+def test_the_search_that_made_the_file_is_the_one_that_is_timed(recipe, monkeypatch):
     recipe, _ = recipe
-    seen = []
-    monkeypatch.setattr(ladder_regions, "selective_search", lambda image, *, count: seen.append((image.shape, count)))
+    source, file = recipe.data.source("val"), recipe.data.root / "val.npz"
+    file.unlink()
+    search = Search(
+        mode="quality", colour_spaces=("hue",), similarities=("S",), k=(30,), count=7, min_side=4, max_side=60
+    )
+    search_source(source, search, out=file, workers=1)
+    made = []
+    of_settings = Searcher.search
+    monkeypatch.setattr(Searcher, "search", lambda *given: made.append(of_settings(*given)))
     (program,) = ladder_regions.programs(recipe).values()
     program.run()
-    assert len(seen) == program.facts["images"] == min(ladder_regions.IMAGES, len(recipe.data.source("val")))
-    assert {count for _, count in seen} == {recipe.data.proposal_count}
+    assert len(made) == program.facts["images"] == min(ladder_regions.IMAGES, len(source))
+    stored = ProposalFile(file, source)
+    for index, boxes in enumerate(made):
+        np.testing.assert_array_equal(boxes, stored(index)[0])
+    assert 5 == recipe.data.proposal_count < max(map(len, made))
+
+
+@pytest.mark.parametrize("made_by", ["", "a network", "[5]", '{"selective_search": {"mode": "fast", "depth": 3}}'])
+def test_what_was_made_otherwise_is_not_timed(recipe, made_by):
+    recipe, _ = recipe
+    stored = read_proposals(recipe.data.root / "val.npz")
+    boxes = np.split(stored.boxes, stored.offsets[1:-1])
+    write_proposals(recipe.data.root / "val.npz", stored.image_ids, boxes, made_by=made_by)
+    assert ladder_regions.programs(recipe) == {} and ladder_regions.describe(recipe)["reads_proposals"]
     without = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, proposals=("", "", "")))
-    assert ladder_regions.programs(without) == {}
+    assert ladder_regions.programs(without) == {} and not ladder_regions.describe(without)["reads_proposals"]
+
+
+def test_proposals_that_were_not_timed_are_a_dash_and_no_part_of_a_sum(tmp_path):
+    rows = [{**ROWS[1], "name": "fast_rcnn", "reads_proposals": True}, {**ROWS[1], "reads_proposals": False}]
+    header, _, *lines = ladder_regions.table(rows, {"AP50": "AP50"}).splitlines()
+    header, fast, faster = ([cell.strip() for cell in line.strip("|").split("|")] for line in (header, *lines))
+    fast, faster = dict(zip(header, fast)), dict(zip(header, faster))
+    assert fast["network"].startswith("20.0 ms") and fast["proposals"] == fast["together"] == "–"
+    assert faster["proposals"] == "none" and faster["together"] == "20.0 ms"
+    assert ladder_regions.plot(rows, tmp_path / "p.png", title="Regions", heading="AP50", name="AP50")
 
 
 def test_recipes_see_the_same_images():

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import tyro
+from jaxtyping import Float32, UInt8
 from tqdm import tqdm
 
 from configs.data import Data, Part
@@ -72,6 +73,19 @@ class Search:
             if getattr(self, name) < low:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {low}.")
 
+    def made_by(self) -> str:
+        """What the files of this search say of their making (`segjax.data.proposals`)."""
+        return json.dumps({"selective_search": dataclasses.asdict(self)})
+
+    @classmethod
+    def that_made(cls, made_by: str) -> "Search | None":
+        """The search that a file says it was made by; None where it says something else, or settings unknown here."""
+        try:
+            stored = dict(json.loads(made_by)["selective_search"])
+            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+        except (ValueError, KeyError, TypeError):
+            return None
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -106,14 +120,19 @@ class Searcher:
         self._source, self._settings, self._using = source, settings, settings.using()
 
     def __call__(self, index: int) -> Found:
-        settings = self._settings
         try:
             image = self._source.image(index)
         except DataError as error:
             return Found(NO_BOX, 0.0, str(error))
         # CPU time, which other programs on the machine do not change.
         start = time.process_time()
-        boxes = selective_search(
+        boxes = self.search(index, image)
+        return Found(boxes, time.process_time() - start)
+
+    def search(self, index: int, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "p 4"]:
+        """The proposals of image `index`, which has been read: `xyxy` in its pixels, best first."""
+        settings = self._settings
+        return selective_search(
             image,
             using=self._using,
             count=settings.count,
@@ -122,7 +141,6 @@ class Searcher:
             # Of the id, not of the index, so that an image has the same proposals in every part and order.
             seed=[settings.seed, zlib.crc32(repr(self._source.info(index).image_id).encode())],
         )
-        return Found(boxes, time.process_time() - start)
 
 
 def search_source(source: Source, settings: Search, *, out: pathlib.Path, workers: int) -> int:
@@ -135,7 +153,7 @@ def search_source(source: Source, settings: Search, *, out: pathlib.Path, worker
         DataError: `out` is no file of proposals.
     """
     settings.check()
-    made_by = json.dumps({"selective_search": dataclasses.asdict(settings)})
+    made_by = settings.made_by()
     searcher = Searcher(source, settings)
     ids = [source.info(index).image_id for index in range(len(source))]
     partial = out.with_name(f"{out.name}.partial")

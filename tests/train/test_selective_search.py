@@ -155,6 +155,8 @@ def test_settings():
     assert len(Search().using()) == 8 and len(Search(mode="quality").using()) == 80
     chosen = Search(colour_spaces=("hue", "rgb"), similarities=("S",), k=(30,)).using()
     assert [(s.colour_space, s.similarities, s.k) for s in chosen] == [("hue", "S", 30), ("rgb", "S", 30)]
+    other = Search(colour_spaces=("hue",), k=(30, 40), min_side=3)
+    assert Search.that_made(other.made_by()) == other and Search.that_made(Search().made_by()) == Search()
     with pytest.raises(ValueError, match="no colour space is called 'cmyk'"):
         Search(colour_spaces=("cmyk",)).using()
     with pytest.raises(ValueError, match="--min-side -1.0 must be at least 0"):
