@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from segjax.data.source import Annotations, DataError, ImageInfo, Source
 
@@ -22,6 +22,11 @@ def crop_window(box: Float[np.ndarray, "4"], size: tuple[int, int], *, factor: f
     return np.clip(np.concatenate([low, high]), 0, np.tile(size[::-1], 2)).astype(np.int64)
 
 
+def labelled_inside(points: Float[np.ndarray, "*b 3"], window: Int[np.ndarray, "4"]) -> Bool[np.ndarray, "*b"]:
+    """Which joints (x, y, visibility) have a label and lie in the window, its edges included."""
+    return ((points[..., :2] >= window[:2]) & (points[..., :2] <= window[2:])).all(axis=-1) & (points[..., 2] > 0)
+
+
 class CropSource:
     """The objects of `source` that have labelled joints, each an image cropped around its box (`crop_window`).
 
@@ -30,7 +35,8 @@ class CropSource:
     loses its label. Other objects inside a window are not among its annotations, and segmentations are dropped.
     The id of a crop is "<image id>:<annotation id>".
 
-    Crowd and difficult objects and those without a labelled joint are left out; the number of these is in `problems`.
+    Crowd and difficult objects and those without a labelled joint are left out. The latter, and the objects of which
+    joints lose their label, are in `problems`.
 
     Attributes:
         classes: the one class that the objects have.
@@ -56,16 +62,12 @@ class CropSource:
             )
         self._source = source
         self.name, self.keypoints, self.problems = f"{source.name}_crops", source.keypoints, source.problems
-        without: list[str] = []
-        found = [place for index in range(len(source)) for place in self._places(index, factor, without)]
+        found = [place for index in range(len(source)) for place in self._places(index, factor)]
         if not found:
             raise DataError(f"{source.name}: no object has a labelled joint, so that there is nothing to crop to.")
         owners, rows, ids, labels, windows = zip(*found)
         self._owners, self._rows, self._ids = np.array(owners), np.array(rows), ids
         self._windows = np.stack(windows)
-        if without:
-            detail = f"{without[0]} is the first of {len(without)} objects without a labelled joint"
-            self.problems.add("objects without joints", source.info(0).image_id, detail, action="not cropped to")
         label = self._only(labels)
         self.classes = (source.classes[label],)
         if ids := getattr(source, "category_ids", None):
@@ -82,10 +84,10 @@ class CropSource:
     def annotations(self, index: int) -> Annotations:
         """The one object, in pixels of the crop."""
         found = self._source.annotations(int(self._owners[index])).only(int(self._rows[index]))
-        x1, y1, x2, y2 = self._windows[index].tolist()
+        x1, y1 = self._windows[index, :2].tolist()
         points = found.keypoints
         at = points[..., :2] - np.array([x1, y1], points.dtype)
-        inside = ((at >= 0) & (at <= np.array([x2 - x1, y2 - y1]))).all(axis=-1) & (points[..., 2] > 0)
+        inside = labelled_inside(points, self._windows[index])
         return dataclasses.replace(
             found,
             boxes=found.boxes - np.array([x1, y1] * 2, found.boxes.dtype),
@@ -99,18 +101,24 @@ class CropSource:
         x1, y1, x2, y2 = self._windows[index].tolist()
         return np.ascontiguousarray(self._source.image(int(self._owners[index]))[y1:y2, x1:x2])
 
-    def _places(self, index: int, factor: float, without: list[str]) -> list[tuple]:
-        """(image, row, id, label, window) of each object of an image that is cropped to; others go to `without`."""
+    def _places(self, index: int, factor: float) -> list[tuple]:
+        """(image, row, id, label, window) of each object of an image that is cropped to. What is lost is noted."""
         found, info = self._source.annotations(index), self._source.info(index)
-        labelled = (found.keypoints[..., 2] > 0).any(axis=1)
-        usable = ~(found.crowd | found.difficult)
-        rows = np.flatnonzero(usable & ~labelled).tolist()
-        without += [f"image {info.image_id}, annotation {found.ids[row]}" for row in rows]
-        size = (info.height, info.width)
-        return [
-            (index, row, found.ids[row], int(found.labels[row]), crop_window(found.boxes[row], size, factor=factor))
-            for row in np.flatnonzero(usable & labelled).tolist()
-        ]
+        places = []
+        for row in np.flatnonzero(~(found.crowd | found.difficult)).tolist():
+            points, own_id = found.keypoints[row], found.ids[row]
+            where = f"image {info.image_id}, annotation {own_id}"
+            labelled = int((points[:, 2] > 0).sum())
+            if not labelled:
+                kind = "object without a labelled joint"
+                self.problems.add(kind, info.image_id, where, action="not cropped to", annotation_id=own_id)
+                continue
+            window = crop_window(found.boxes[row], (info.height, info.width), factor=factor)
+            if outside := labelled - int(labelled_inside(points, window).sum()):
+                kind, detail = "joints outside their crop", f"{where}: {outside} of {labelled} joints"
+                self.problems.add(kind, info.image_id, detail, action="label dropped", annotation_id=own_id)
+            places.append((index, row, own_id, int(found.labels[row]), window))
+        return places
 
     def _only(self, labels: tuple[int, ...]) -> int:
         several = [self._source.classes[label] for label in sorted(set(labels))]

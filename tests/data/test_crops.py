@@ -81,8 +81,13 @@ def test_joints_outside_the_window_and_unlabelled_ones_have_no_place(source):
     outside = person((20, 10, 30, 20))
     outside.keypoints[0, 0] = 2, 3, 2
     outside.keypoints[0, 2] = 25, 15, 0
-    found = CropSource(listed(outside), factor=1.2).annotations(0)
-    np.testing.assert_array_equal(found.keypoints[0], [[0, 0, 0], [11, 11, 1], [0, 0, 0]])
+    crops = CropSource(listed(person((3, 3, 9, 9)), dataclasses.replace(outside, ids=(5,))), factor=1.2)
+    np.testing.assert_array_equal(crops.annotations(1).keypoints[0], [[0, 0, 0], [11, 11, 1], [0, 0, 0]])
+    (problem,) = crops.problems
+    assert (problem.image_id, problem.annotation_id) == (2, 5)
+    assert crops.problems.summary() == (
+        "1 x joints outside their crop (label dropped): image 2, annotation 5: 1 of 2 joints"
+    )
 
 
 def test_who_is_left_out():
@@ -90,8 +95,10 @@ def test_who_is_left_out():
     crowded = person(*boxes, crowd=[True, False, False], difficult=[False, True, False])
     crops = CropSource(listed(crowded, person((3, 3, 9, 9), (5, 5, 9, 9), seen=0, first_id=20)), factor=1.5)
     assert [crops.info(i).image_id for i in range(len(crops))] == ["1:3"]
-    (problem,) = crops.problems
-    assert problem.detail == "image 2, annotation 20 is the first of 2 objects without a labelled joint"
+    assert [(problem.image_id, problem.annotation_id) for problem in crops.problems] == [(2, 20), (2, 21)]
+    assert crops.problems.summary(examples=1) == (
+        "2 x object without a labelled joint (not cropped to): image 2, annotation 20; and 1 more"
+    )
 
 
 def test_the_one_class_keeps_its_id():
