@@ -4,10 +4,10 @@ Russakovsky et al. 2015, sections 4.1 and 4.2. There the errors are given, here 
 """
 
 import numpy as np
-from faster_coco_eval import mask as coco_mask
 
 from segjax.data.main_object import main_object
-from segjax.evaluation.evaluator import CollectedDetections, DetectionCollector, xyxy_to_xywh
+from segjax.evaluation.box_ious import box_ious
+from segjax.evaluation.evaluator import CollectedDetections, DetectionCollector
 
 
 def localization_scores(
@@ -72,8 +72,7 @@ def _judged(
         hits, overlaps = np.zeros(guesses, bool), np.zeros(guesses)
         if len(rows):
             hits[: len(rows)] = found.labels[rows] == label
-            of_boxes = xyxy_to_xywh(found.boxes[rows]), xyxy_to_xywh(truth.boxes[same])
-            overlaps[: len(rows)] = coco_mask.iou(*of_boxes, [0] * int(same.sum())).max(axis=1)
+            overlaps[: len(rows)] = box_ious(found.boxes[rows], truth.boxes[same]).max(axis=1)
         labels.append(label)
         right.append(hits)
         ious.append(overlaps)

@@ -10,11 +10,10 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from faster_coco_eval import mask as coco_mask
 from jaxtyping import Bool, Float, Int
 
 from segjax.data.source import Annotations, Source
-from segjax.evaluation.evaluator import xyxy_to_xywh
+from segjax.evaluation.box_ious import box_ious
 
 Proposals = Callable[[int], tuple[np.ndarray, np.ndarray]]
 """Index of an image in its source -> (boxes [p 4], best first, and scores [p]), as `ProposalFile` gives them."""
@@ -105,6 +104,5 @@ def best_overlaps(
     proposals = proposals[: max(counts)]
     if not len(proposals) or not len(objects):
         return np.zeros((len(objects), len(counts)))
-    ious = np.asarray(coco_mask.iou(xyxy_to_xywh(proposals), xyxy_to_xywh(objects), [0] * len(objects)))
-    best = np.maximum.accumulate(ious.T, axis=1)
+    best = np.maximum.accumulate(box_ious(objects, proposals), axis=1)
     return best[:, np.minimum(counts, len(proposals)) - 1]

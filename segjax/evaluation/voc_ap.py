@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from faster_coco_eval import mask as coco_mask
 from jaxtyping import Array, Bool, Float, Int
 
-from segjax.evaluation.evaluator import DetectionCollector, Source, shared_collector, xyxy_to_xywh
+from segjax.evaluation.box_ious import box_ious
+from segjax.evaluation.evaluator import DetectionCollector, Source, shared_collector
 from segjax.types import Detections
 
 
@@ -129,7 +129,7 @@ def best_overlaps(
         demanded += np.bincount(truth.labels[~ignored], minlength=len(demanded))
         rows = order[start:stop]
         if len(rows) and len(truth.labels):
-            ious = _ious(found.boxes[rows], truth.boxes)
+            ious = box_ious(found.boxes[rows], truth.boxes)
             ious = np.where(found.labels[rows][:, None] == truth.labels, ious, -1.0)
             winner = ious.argmax(axis=1)
             best.ious[rows] = ious.max(axis=1)
@@ -138,10 +138,6 @@ def best_overlaps(
             best.indices[rows] = winner
         first += len(truth.labels)
     return best, demanded
-
-
-def _ious(boxes: np.ndarray, truth: np.ndarray) -> Float[np.ndarray, "n m"]:
-    return np.asarray(coco_mask.iou(xyxy_to_xywh(boxes), xyxy_to_xywh(truth), [0] * len(truth)))
 
 
 def eleven_point_ap(recall: Float[np.ndarray, "n"], precision: Float[np.ndarray, "n"]) -> float:
