@@ -30,7 +30,7 @@ def objects_without_cell(source: Source, *, grid: int, buckets: Sequence[Bucket]
         for i in np.flatnonzero(assigned == k).tolist():
             objects, info = source.annotations(i), infos[i]
             height, width = bucket if stretch else fit(info.height, info.width, bucket)[:2]
-            kept = objects.boxes[~(objects.crowd | objects.difficult)].astype(np.float32)
+            kept = objects.boxes[objects.counted].astype(np.float32)
             boxes.append(kept * np.array([width / info.width, height / info.height] * 2, np.float32))
             owners.append(np.full(len(kept), i))
         cells = np.asarray(responsible_cells(jnp.asarray(np.concatenate(boxes)), grid=grid, size=bucket))

@@ -105,7 +105,7 @@ class CropSource:
         """(image, row, id, label, window) of each object of an image that is cropped to. What is lost is noted."""
         found, info = self._source.annotations(index), self._source.info(index)
         places = []
-        for row in np.flatnonzero(~(found.crowd | found.difficult)).tolist():
+        for row in np.flatnonzero(found.counted).tolist():
             points, own_id = found.keypoints[row], found.ids[row]
             where = f"image {info.image_id}, annotation {own_id}"
             labelled = int((points[:, 2] > 0).sum())

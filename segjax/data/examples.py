@@ -86,7 +86,7 @@ def training_example(source: Source, index: int, wanted: Wanted = BOXES) -> tupl
     DataError as `Source.image` and `LabelMapSource.label_map`.
     """
     annotations = source.annotations(index)
-    usable = ~(annotations.crowd | annotations.difficult)
+    usable = annotations.counted
     counts = {
         "images": 1,
         "objects": len(usable),

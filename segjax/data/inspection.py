@@ -149,7 +149,7 @@ class _Trained(NamedTuple):
 
 
 def _trained(annotations: Annotations) -> _Trained:
-    keep = ~(annotations.crowd | annotations.difficult)
+    keep = annotations.counted
     boxes, points = annotations.boxes[keep], annotations.keypoints
     return _Trained(
         labels=annotations.labels[keep],

@@ -14,7 +14,7 @@ def main_object(annotations: Annotations) -> int | None:
     The area is that of the segmentation where there is one, else of the box. Crowds are not one object, and what is
     marked difficult is not asked for: neither can be the main object.
     """
-    areas = np.where(annotations.crowd | annotations.difficult, -1.0, annotations.areas)
+    areas = np.where(annotations.counted, annotations.areas, -1.0)
     return int(np.argmax(areas)) if areas.max(initial=-1.0) >= 0 else None
 
 

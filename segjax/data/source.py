@@ -68,6 +68,11 @@ class Annotations:
     """What else the source was asked to read of each object, by name: a number or a list of numbers each, float32, NaN
     for an object that lacks it."""
 
+    @property
+    def counted(self) -> Bool[np.ndarray, "n"]:
+        """The objects that are trained on and asked for in evaluation: neither crowd nor difficult."""
+        return ~(self.crowd | self.difficult)
+
     def only(self, row: int) -> "Annotations":
         """The object in this row alone."""
         one = slice(row, row + 1)

@@ -38,7 +38,7 @@ def scores_by_count(
     """
     voc = VocAP(collector.source, classes=collector.source.classes, iou_threshold=iou_threshold, collector=collector)
     seen = np.asarray(collector.seen, int)
-    counts = np.asarray([_objects(collector, sample) for sample in seen.tolist()], int)
+    counts = np.asarray([collector.source.annotations(sample).counted.sum() for sample in seen.tolist()], int)
     scores = {}
     for low, high in groups:
         if low < 0 or (high is not None and high < low):
@@ -52,8 +52,3 @@ def scores_by_count(
     said = np.bincount(found.samples[found.scores >= score_threshold], minlength=len(collector.source))[seen]
     scores["count_error"] = float(np.abs(said - counts).mean()) if len(seen) else float("nan")
     return scores
-
-
-def _objects(collector: DetectionCollector, sample: int) -> int:
-    truth = collector.source.annotations(sample)
-    return int((~truth.crowd & ~truth.difficult).sum())

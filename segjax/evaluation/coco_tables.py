@@ -101,7 +101,7 @@ def _objects(source: Source, ranks: dict[int, int], kind: str) -> list[dict[str,
     objects = []
     for sample, rank in ranks.items():
         truth = source.annotations(sample)
-        ignored = truth.crowd | truth.difficult
+        ignored = ~truth.counted
         own: list[dict[str, Any]] = [{}] * len(truth.labels)
         if kind == "masks":
             own = [_object_mask(truth, i, source.info(sample)) for i in range(len(truth.labels))]

@@ -45,7 +45,7 @@ def image_errors(
     rows = []
     for sample in collector.seen:
         truth = collector.source.annotations(sample)
-        objects = int((~(truth.crowd | truth.difficult)).sum())
+        objects = int(truth.counted.sum())
         rows.append(ImageErrors(sample, objects, objects - int(hits[sample]), int(wrong[sample])))
     return rows
 

@@ -68,7 +68,7 @@ def _judged(
         if main is None:
             continue
         label, rows = int(truth.labels[main]), order[start:stop][:guesses]
-        same = (truth.labels == label) & ~truth.crowd & ~truth.difficult
+        same = (truth.labels == label) & truth.counted
         hits, overlaps = np.zeros(guesses, bool), np.zeros(guesses)
         if len(rows):
             hits[: len(rows)] = found.labels[rows] == label

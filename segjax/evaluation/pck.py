@@ -53,7 +53,7 @@ def pose_errors(collector: DetectionCollector) -> PoseErrors:
     distances, truths = [], []
     for sample in collector.seen:
         truth = source.annotations(sample)
-        persons = ~(truth.crowd | truth.difficult) & (truth.keypoints[..., 2] > 0).any(axis=1)
+        persons = truth.counted & (truth.keypoints[..., 2] > 0).any(axis=1)
         if persons.sum() > 1:
             raise ValueError(
                 f"image {source.info(sample).image_id!r} shows {persons.sum()} persons, and these scores are for one "

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from segjax.data.source import Annotations, Source
+from segjax.data.source import Source
 from segjax.evaluation.box_ious import box_ious
 
 Proposals = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -79,9 +79,8 @@ def coverage(source: Source, proposals: Proposals, *, counts: Sequence[int] = CO
     for index in range(len(source)):
         boxes, _ = proposals(index)
         truth = source.annotations(index)
-        wanted = demanded(truth)
-        overlaps.append(best_overlaps(boxes, truth.boxes[wanted], counts))
-        labels.append(truth.labels[wanted].astype(np.int64))
+        overlaps.append(best_overlaps(boxes, truth.boxes[truth.counted], counts))
+        labels.append(truth.labels[truth.counted].astype(np.int64))
         numbers.append(len(boxes))
     return Coverage(
         counts=counts,
@@ -90,11 +89,6 @@ def coverage(source: Source, proposals: Proposals, *, counts: Sequence[int] = CO
         classes=tuple(source.classes),
         proposals=np.array(numbers, np.int64),
     )
-
-
-def demanded(truth: Annotations) -> Bool[np.ndarray, " n"]:
-    """The objects that count: neither crowds nor difficult."""
-    return ~(truth.crowd | truth.difficult)
 
 
 def best_overlaps(

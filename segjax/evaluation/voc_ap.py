@@ -125,8 +125,7 @@ def best_overlaps(
     first = 0
     for sample, start, stop in zip(samples, starts, stops):
         truth = source.annotations(sample)
-        ignored = truth.difficult | truth.crowd
-        demanded += np.bincount(truth.labels[~ignored], minlength=len(demanded))
+        demanded += np.bincount(truth.labels[truth.counted], minlength=len(demanded))
         rows = order[start:stop]
         if len(rows) and len(truth.labels):
             ious = box_ious(found.boxes[rows], truth.boxes)
@@ -134,7 +133,7 @@ def best_overlaps(
             winner = ious.argmax(axis=1)
             best.ious[rows] = ious.max(axis=1)
             best.objects[rows] = np.where(best.ious[rows] >= 0, first + winner, -1)
-            best.difficult[rows] = ignored[winner]
+            best.difficult[rows] = ~truth.counted[winner]
             best.indices[rows] = winner
         first += len(truth.labels)
     return best, demanded
