@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.machine import CoresOfOthers, load_average
 from benchmarks.table import format_spread, format_table
 from benchmarks.timing import Run, interleave, ratios, summarize
+from train.runtime import write_text
 
 HEADER = ("stride", "windows", "by windows", "convolutional", "ratio", "by processor", "by operations", "others")
 
@@ -33,7 +34,7 @@ def measure_strides(
         print("  ".join(row(report["results"][-1])), flush=True)
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(report, indent=1) + "\n")
+            write_text(out, json.dumps(report, indent=1) + "\n")
 
 
 def compare(stride: int, count: int, windows: Form, convolutional: Form, *, repeats: int | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 pytest.importorskip("matplotlib")
-from benchmarks import sliding_window
+from benchmarks import sliding_window, window_forms
 
 
 def test_it_measures_and_draws(tmp_path, capsys):
@@ -32,3 +32,20 @@ def test_what_cannot_be_measured_is_refused():
         sliding_window.main(["--repeats", "0"])
     with pytest.raises(SystemExit, match="nothing is measured; name with --out"):
         sliding_window.main(["--strides"])
+
+
+def test_results_that_are_there_are_replaced_whole(tmp_path, monkeypatch):
+    out, report = tmp_path / "deep" / "found.json", {"results": []}
+    monkeypatch.setattr(window_forms, "row", lambda result: [str(result)])
+    window_forms.measure_strides([8, 4], lambda stride: {"stride": stride}, report, out)
+    assert json.loads(out.read_text()) == {"results": [{"stride": 8}, {"stride": 4}]}
+    before = out.read_bytes()
+
+    def fail(path, text):
+        path.open("w").close()
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(type(out), "write_text", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        window_forms.measure_strides([2], lambda stride: {"stride": stride}, report, out)
+    assert out.read_bytes() == before
