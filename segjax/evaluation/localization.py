@@ -1,6 +1,9 @@
 """Scores of classification with localization, as ILSVRC has them: what an image shows, and where.
 
 Russakovsky et al. 2015, sections 4.1 and 4.2. There the errors are given, here what is right: 1 minus the error.
+Where the paper speaks of more than 50 % of overlap, the development kit counts less than 0.50 as wrong
+(eval_localization_flat.m of 2012, eval_clsloc.m of 2013), so that just half is right; so it is here. The kit also adds
+a pixel to the width and height of boxes, which are continuous here.
 """
 
 import numpy as np
