@@ -25,14 +25,14 @@ from benchmarks import ladder_regions
 from benchmarks.ladder_plot import plot
 from benchmarks.ladder_programs import Program, System, load_system, time_in_turn
 from benchmarks.ladder_table import around, table, write_between
+from benchmarks.ladder_training import describe_training, staged, trained
 from benchmarks.machine import ROOT, CoresOfOthers, command_line, describe_machine
 from configs import CONFIGS
 from configs.base import Recipe
-from train.__main__ import trainer
-from train.loop import train as train_run
+from train.__main__ import runs_of
 from train.recipes import check_same, load_run, recipe_of
-from train.report import read_metrics
 from train.runtime import one_sentence, say, write_text
+from train.stages import Stages
 
 
 class View(NamedTuple):
@@ -257,7 +257,9 @@ def train(name: str, recipe: Recipe, *, allowed: bool) -> None:
       ValueError: it is not trained and `allowed` is False, its run folder holds a run of other settings, or training
         failed.
     """
-    if (recipe.run / "config.json").exists() and not staged(recipe):  # stages check their own runs
+    if staged(recipe):
+        Stages(recipe.run).check(*runs_of(recipe).values())
+    elif (recipe.run / "config.json").exists():
         check_same(recipe.run, recipe, load_run(recipe.run).vocabulary)
     if trained(recipe):
         say(f"{recipe.run} is trained")
@@ -265,27 +267,6 @@ def train(name: str, recipe: Recipe, *, allowed: bool) -> None:
     if not allowed:
         raise ValueError(f"{recipe.run} is not trained to step {recipe.steps}: leave out --no-train.")
     run_module("train", name, "--run", str(recipe.run))
-
-
-def staged(recipe: Recipe) -> bool:
-    """Whether it is trained in stages, whose run ends with no steps of its own."""
-    return trainer(recipe) is not train_run
-
-
-def trained(recipe: Recipe) -> bool:
-    """Whether the run has reached its last step, and the scores that come after it."""
-    rows, last = read_metrics(recipe.run / "metrics.jsonl"), 0 if staged(recipe) else recipe.steps
-    return any(row["step"] == last and any(name.startswith("eval/") for name in row) for row in rows)
-
-
-def describe_training(recipe: Recipe) -> dict[str, Any]:
-    """Steps, batch size, and the seconds that the steps took: without compiling, evaluating and starting."""
-    before, seconds = 0, 0.0
-    for row in read_metrics(recipe.run / "metrics.jsonl"):
-        if row.get("images_per_second"):
-            seconds += (row["step"] - before) * recipe.batch_size / row["images_per_second"]
-            before = row["step"]
-    return {"steps": recipe.steps, "batch_size": recipe.batch_size, "seconds": round(seconds, 2)}
 
 
 def scores_of(run: pathlib.Path) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks.ladder_plot import BLUE, GREY, plain_logarithms
 from benchmarks.ladder_programs import Program
 from benchmarks.ladder_table import ABSENT, Row, failures, milliseconds, score, shown, spread
+from benchmarks.ladder_training import describe_stages
 from benchmarks.table import format_seconds, format_table
 from benchmarks.timing import summarize
 from configs.base import Recipe
@@ -29,15 +30,11 @@ ORANGE = "#d55e00"
 
 def describe(recipe: Recipe) -> dict[str, Any]:
     """What a finished run of the recipe says of itself: seconds of each stage, regions an image, MiB on disk, and
-    whether its proposals come from a file.
-
-    A run of one stage has no `stages.json`; its seconds are those of its steps, which the ladder knows.
-    """
+    whether its proposals come from a file."""
     file = recipe.run / "stages.json"
-    found = json.loads(file.read_text()) if file.exists() else {}
-    stages = {name: value for name, value in found.items() if isinstance(value, dict)}
-    reads = bool(recipe.data.proposals[1])
-    return {"stages": stages, "disk_mib": found.get("disk_mib"), "regions": regions(recipe), "reads_proposals": reads}
+    disk = json.loads(file.read_text()).get("disk_mib") if file.exists() else None
+    own = {"disk_mib": disk, "regions": regions(recipe), "reads_proposals": bool(recipe.data.proposals[1])}
+    return {"stages": describe_stages(recipe), **own}
 
 
 def regions(recipe: Recipe) -> float | None:

@@ -20,7 +20,7 @@ RECIPE = dataclasses.replace(
     SCENES,
     model=VGG16RCNN(
         system="fast_rcnn",
-        width=RCNN_SCENES.model.width,
+        width=round(64 * RCNN_SCENES.model.width),
         stage=RCNN_SCENES.model.stage,
         norm="group",
         hidden=(128, 128),

@@ -3,7 +3,7 @@
     python -m train overfeat_scenes
 
 Sermanet et al. 2014 in a small form: windows of 39 pixels, 8 pixels apart, at three scales and three aspect ratios,
-some 2500 an image, of which 48 are drawn and cut out in training. Layer norm, since it starts from random weights and
+some 2500 an image, of which 96 are drawn and cut out in training. Layer norm, since it starts from random weights and
 may not look beyond a window. Not run to its end yet.
 """
 
@@ -25,7 +25,9 @@ RECIPE = dataclasses.replace(
         hidden=(160,),
         box_hidden=(160,),
         norm="layer",
-        samples=48,
+        # Three negatives to a positive: of some 2500 windows an image fifty are positive.
+        samples=96,
+        positive_fraction=0.25,
         dropout=0.0,
         head=WindowSettings(detections=50),
     ),

@@ -29,8 +29,8 @@ class RegionClassifier(Detector, abc.ABC):
     """svm: all stages; the detector is the last one's. softmax: fine-tuning alone, an ordinary run. features: for the
     stages' own use."""
     network: Literal["vgg16", "alexnet"] = "vgg16"
-    width: float = 64
-    """vgg16: channels of the first two convolutions. alexnet: factor of the channels of all, usually 1."""
+    width: float = 1.0
+    """Factor of the numbers of channels of the network."""
     stage: int = 5
     """vgg16: the last stage, whose map has a stride of 2 ** (stage - 1)."""
     norm: NormName | None = None
@@ -38,6 +38,8 @@ class RegionClassifier(Detector, abc.ABC):
     hidden: tuple[int, ...] = (4096, 4096)
     """Widths of the hidden layers."""
     dropout: float = 0.5
+    unit_logits: bool = False
+    """Start with logits of about unit size, as narrow networks from random weights need."""
     sampling: SamplingSettings = PAPER
     box: BoxSettings = SCORES
     pretrain_steps: int = 0
@@ -45,6 +47,8 @@ class RegionClassifier(Detector, abc.ABC):
     the papers' classification of ImageNet."""
     pretrain_pool: PoolSettings = WARP
     """How that R-CNN sees regions."""
+    pretrain_sampling: SamplingSettings = PAPER
+    """Which regions it sees."""
     cache: Literal["float16", "float32"] = "float16"
     """What the regions' features are kept in on disk."""
     svm: SVMSettings = SVMSettings()
@@ -54,10 +58,8 @@ class RegionClassifier(Detector, abc.ABC):
         """From images, or from regions, to one map."""
         dtype = jnp.dtype(self.dtype)
         if self.network == "alexnet":
-            return AlexNet(self.norm, float(self.width), pool=self.pool.kind == "warp", dtype=dtype)
-        if self.width != int(self.width):
-            raise ValueError(f"model.width is {self.width}; VGG16's is a whole number of channels.")
-        return VGG16(norm=self.norm, width=int(self.width), stages=(self.stage,), dtype=dtype)
+            return AlexNet(self.norm, self.width, pool=self.pool.kind == "warp", dtype=dtype)
+        return VGG16(norm=self.norm, width=round(64 * self.width), stages=(self.stage,), dtype=dtype)
 
     def adapted(self, weights: Variables) -> Variables:
         """The hidden layers of AlexNet's classifier are those on regions; VGG16's come as such."""
@@ -74,6 +76,7 @@ class RegionClassifier(Detector, abc.ABC):
             "backbone": self.backbone(),
             "hidden": self.hidden,
             "dropout": self.dropout,
+            "unit_logits": self.unit_logits,
             "says": self.says,
             "pool": self.pool,
             "sampling": self.sampling,

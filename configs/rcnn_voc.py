@@ -4,7 +4,7 @@
 
 The folder is VOC's own, with JPEGImages, Annotations and ImageSets/Main. proposals_trainval.npz and proposals_test.npz
 in it hold about 2000 boxes of selective search an image (`segjax.data.proposals`). The weights are torchvision's
-VGG16_Weights.IMAGENET1K_V1, or those of its AlexNet with --model.network alexnet --model.width 1 --start.name alexnet.
+VGG16_Weights.IMAGENET1K_V1, or those of its AlexNet with --model.network alexnet --start.name alexnet.
 
 Girshick et al. 2014: steps of 128 regions, here 16 of each of eight images, at a rate of 1e-3; the authors' released
 network had 70 000. Reported on VOC 2007 test: 58.5 mAP with AlexNet, 66.0 with VGG16 (table 3 of the paper's extended

@@ -18,10 +18,14 @@ RECIPE = dataclasses.replace(
     model=SPPNet.of(
         RCNN_SCENES.model,
         pool=SPPNet().pool,
+        # Convolutions that learn on regions of 48 pixels then see whole images, and stay as they are: of the statistics
+        # of a region, as group norm has them, there is nothing in an image.
+        norm="batch",
         # A region costs next to nothing beside the image.
         sampling=SamplingSettings(samples=64, positive_fraction=0.5),
-        pretrain_steps=300,
+        pretrain_steps=RCNN_SCENES.steps,
         pretrain_pool=RCNN_SCENES.model.pool,
+        pretrain_sampling=RCNN_SCENES.model.sampling,
     ),
     optim=dataclasses.replace(RCNN_SCENES.optim, freeze=("backbone",)),
     steps=500,

@@ -12,6 +12,7 @@ from matplotlib.image import imread
 
 from benchmarks import ladder, ladder_programs
 from benchmarks.ladder_table import around
+from benchmarks.ladder_training import describe_training
 from configs import CONFIGS
 from tests import tiny
 from train import evaluate, loop
@@ -251,4 +252,4 @@ def test_seconds_of_training_are_those_of_the_steps(tmp_path):
         {"step": 30, "images_per_second": 40.0, "eval/AP": 0.1, "eval/images_per_second": 1.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert ladder.describe_training(recipe)["seconds"] == 20 * 8 / 16 + 10 * 8 / 40
+    assert describe_training(recipe)["seconds"] == 20 * 8 / 16 + 10 * 8 / 40

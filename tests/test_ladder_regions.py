@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from benchmarks import ladder, ladder_regions
+from benchmarks import ladder, ladder_regions, ladder_training
 from configs import CONFIGS
 from segjax.data.proposals import ProposalFile, read_proposals, write_proposals
 from tests import tiny
@@ -79,10 +79,8 @@ def test_describes_stages_disk_and_regions(recipe):
         "regions": pytest.approx(mean),
         "reads_proposals": True,
     }
-    stages = {"fine-tuning": {"seconds": 3.0, "processor_seconds": 5.0}}
-    (recipe.run / "stages.json").write_text(json.dumps({**stages, "disk_mib": 7.5}))
-    found = ladder_regions.describe(recipe)
-    assert found["stages"] == stages and found["disk_mib"] == 7.5
+    (recipe.run / "stages.json").write_text(json.dumps({"disk_mib": 7.5}))
+    assert ladder_regions.describe(recipe)["disk_mib"] == 7.5
     (recipe.run / "results_val.json").write_text(json.dumps({"AP": 0.1, "windows_per_image": 321.0}))
     assert ladder_regions.regions(recipe) == 321.0
     without = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, proposals=("", "", "")))
@@ -136,11 +134,29 @@ def test_recipes_see_the_same_images():
     assert len({ladder.images_of(recipe, sizes=True) for recipe in recipes}) == 1
 
 
+def test_stages_that_are_runs_took_what_their_steps_took(tmp_path):
+    """Not what starting, compiling and evaluating took, so that they compare with what is trained in one run."""
+    recipe = dataclasses.replace(CONFIGS["sppnet_scenes"], run=tmp_path)
+    clock = {"seconds": 99.0, "processor_seconds": 150.0}
+    record = {name: clock for name in ("pretrain", "finetune", "features", "svm", "ridge", "detector")}
+    (tmp_path / "stages.json").write_text(json.dumps({**record, "disk_mib": 1.0, "made_of": {"features": "abc"}}))
+    for name, rate in (("pretrain", 4.0), ("finetune", 8.0)):
+        rows = [{"step": n, "images_per_second": rate, "processor_seconds": 7.0} for n in (10, 20)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = ladder_training.describe_stages(recipe)
+    assert list(found) == ["pretrain", "finetune", "features", "svm", "ridge"]
+    assert found["features"] == found["svm"] == found["ridge"] == clock
+    assert [found[name]["seconds"] for name in ("pretrain", "finetune")] == [20 * 8 / 4, 20 * 8 / 8]
+    assert found["finetune"]["processor_seconds"] == 14.0
+    assert ladder_training.describe_stages(dataclasses.replace(CONFIGS["fast_rcnn_scenes"], run=tmp_path / "x")) == {}
+
+
 def test_what_is_trained_in_stages_ends_with_a_run_of_no_steps(tmp_path):
     staged, whole = (dataclasses.replace(CONFIGS[f"{name}_scenes"], run=tmp_path) for name in ("rcnn", "fast_rcnn"))
-    assert ladder.staged(staged) and not ladder.staged(whole)
+    assert ladder_training.staged(staged) and not ladder_training.staged(whole)
     row = {"step": 0, "eval/AP": 0.5}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    assert ladder.trained(staged) and not ladder.trained(whole)
+    assert ladder_training.trained(staged) and not ladder_training.trained(whole)
     (tmp_path / "metrics.jsonl").write_text(json.dumps({**row, "step": whole.steps}) + "\n")
-    assert ladder.trained(whole)
+    assert ladder_training.trained(whole)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from configs.base import Recipe
 from configs.rcnn import RegionClassifier
-from train.alternating import alternate
+from train.alternating import alternate, alternating_runs
 from train.loop import train
 from train.recipes import recipe_from
-from train.region_stages import train_region_classifier
+from train.region_stages import region_runs, train_region_classifier
 from train.runtime import one_sentence, setup
 
 
@@ -22,6 +22,12 @@ def trainer(recipe: Recipe) -> Callable[[str, Recipe], dict[str, float] | None]:
     if isinstance(recipe.model, RegionClassifier) and recipe.model.says == "svm":
         return train_region_classifier
     return train
+
+
+def runs_of(recipe: Recipe) -> dict[str, Recipe]:
+    """The runs that training consists of, by the stage that each is; itself, under no name, where it is one run."""
+    kinds = {alternate: alternating_runs, train_region_classifier: region_runs, train: lambda recipe: {"": recipe}}
+    return kinds[trainer(recipe)](recipe)
 
 
 def main(arguments: list[str]) -> int:

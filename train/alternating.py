@@ -34,27 +34,33 @@ def alternate(name: str, recipe: Recipe) -> dict[str, float] | None:
             "alternating training keeps the trunk fixed, and batch norm goes on changing: choose frozen_batch or group "
             "with --model.norm."
         )
-    run, shared = recipe.run, shared_parts(recipe)
-    folders = [run / step for step in ("step1_rpn", "step2_fast_rcnn", "step3_rpn", "step4_fast_rcnn")]
-    rpn1, fast1, rpn2, fast2 = folders
-    steps = [
-        proposal_step(recipe, rpn1),
-        region_step(recipe, fast1, rpn1),
-        proposal_step(fixed(recipe, shared, rpn1, fast1), rpn2),
-        region_step(fixed(recipe, shared, fast1), fast2, rpn2),
-    ]
-    stages = Stages(run)
+    stages, runs = Stages(recipe.run), alternating_runs(recipe)
+    *steps, detector = runs.values()
+    stages.check(*steps, detector)
     for number, step in enumerate(steps, start=1):
         say(f"\nstep {number} of 4: {step.run}")
         if step.model.system == "fast_rcnn" and not finished(step):
             with stages.timed(step.run.name):
-                propose_for(step, folders[number - 2], recipe.model.rpn.proposals)
+                propose_for(step, steps[number - 2].run, recipe.model.rpn.proposals)
         if not stages.train(step.run.name, name, step):
             return None
-    say(f"\nthe detector of steps 3 and 4: {run}")
-    start = Start(runs=(rpn2, fast2))
+    say(f"\nthe detector of steps 3 and 4: {recipe.run}")
     with stages.timed("detector"):
-        return train(name, dataclasses.replace(recipe, alternating=False, start=start, steps=0))
+        return train(name, detector)
+
+
+def alternating_runs(recipe: Recipe) -> dict[str, Recipe]:
+    """The four steps by the names of their folders, and the detector."""
+    shared, names = shared_parts(recipe), ("step1_rpn", "step2_fast_rcnn", "step3_rpn", "step4_fast_rcnn")
+    rpn1, fast1, rpn2, fast2 = (recipe.run / name for name in names)
+    steps = (
+        proposal_step(recipe, rpn1),
+        region_step(recipe, fast1, rpn1),
+        proposal_step(fixed(recipe, shared, rpn1, fast1), rpn2),
+        region_step(fixed(recipe, shared, fast1), fast2, rpn2),
+    )
+    detector = dataclasses.replace(recipe, alternating=False, start=Start(runs=(rpn2, fast2)), steps=0)
+    return {**dict(zip(names, steps)), "detector": detector}
 
 
 def proposal_step(recipe: Recipe, run: pathlib.Path) -> Recipe:

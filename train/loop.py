@@ -1,7 +1,6 @@
 """The training loop, read from top to bottom: data, model, state, steps, evaluation, report."""
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from train.run import Run, facts, finished, read_data, start
 from train.runtime import say
 from train.state import TrainState
 from train.tasks import TASKS, Evaluation
+from train.times import Times
 
 
 def train(name: str, recipe: Recipe) -> dict[str, float] | None:
@@ -34,12 +34,12 @@ def train(name: str, recipe: Recipe) -> dict[str, float] | None:
     metrics = Metrics(recipe.run, start=first, steps=recipe.steps, batch_size=recipe.batch_size, rate=rate)
 
     def score(state: TrainState) -> tuple[dict[str, float], Evaluation]:
-        begin = time.perf_counter()
+        begin = Times.now()
         task = TASKS[recipe.model.task].evaluation(recipe.model, val, vocabulary)
         batches = recipe.data.evaluation(val, batch_size=recipe.eval_batch_size)
         results = evaluation.run_evaluators(predict, state.variables, batches, task.evaluators, run.mesh)
         metrics.evaluated(int(state.step), results)
-        metrics.exclude(time.perf_counter() - begin)
+        metrics.exclude(begin.until(Times.now()))
         return results, task
 
     with stop_signals() as stop, metrics:
@@ -74,13 +74,13 @@ def train(name: str, recipe: Recipe) -> dict[str, float] | None:
 def step(run: Run, state: TrainState, n: int, metrics: Metrics) -> TrainState:
     """Step `n`: the next batch through the jitted step. A shape met for the first time is compiled, and said so."""
     batch = next(run.feed)
-    before, begin = run.step.compilations, time.perf_counter()
+    before, begin = run.step.compilations, Times.now()
     state, values = run.step(state, batch)
     if run.step.compilations > before:
-        seconds = time.perf_counter() - begin
-        metrics.exclude(seconds)
+        spent = begin.until(Times.now())
+        metrics.exclude(spent)
         height, width = batch.images.shape[1:3]
-        say(f"\nstep {n}: compiled for images of {height}x{width} in {seconds:.1f} s ({before + 1} so far)")
+        say(f"\nstep {n}: compiled for images of {height}x{width} in {spent.seconds:.1f} s ({before + 1} so far)")
     metrics.stepped(n, values, batch.samples)
     return state
 

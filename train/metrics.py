@@ -3,7 +3,6 @@
 import json
 import math
 import pathlib
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from segjax.data.source import Source
 from train.report import read_metrics
 from train.runtime import finite, write_text
+from train.times import Times
 
 
 class Diverged(ValueError):
@@ -46,7 +46,7 @@ class Metrics:
         self._bar = tqdm(total=steps, initial=start, unit="step", desc="training", dynamic_ncols=True)
         self._batch_size, self._rate = batch_size, rate
         self._pending: list[tuple[int, dict[str, jax.Array], jax.Array]] = []
-        self._clock = time.perf_counter()
+        self._clock = Times.now()
 
     def __enter__(self) -> "Metrics":
         return self
@@ -56,9 +56,9 @@ class Metrics:
         self._board.close()
         self._file.close()
 
-    def exclude(self, seconds: float) -> None:
+    def exclude(self, spent: Times) -> None:
         """Takes time that was no training (compiling, evaluating) out of the images a second."""
-        self._clock += seconds
+        self._clock = self._clock.plus(spent)
 
     def stepped(self, step: int, values: dict[str, jax.Array], samples: jax.Array) -> None:
         """Takes note of a step; nothing is read from the device yet."""
@@ -77,10 +77,11 @@ class Metrics:
         for step, values, samples in pending:
             if bad := [name for name, value in values.items() if not math.isfinite(value)]:
                 raise Diverged(_diagnosis(step, values, bad, samples, source))
-        seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
+        spent, self._clock = self._clock.until(now := Times.now()), now
         last = pending[-1][0]
         row = {name: float(np.mean([values[name] for _, values, _ in pending])) for name in pending[-1][1]}
-        row |= {"lr": float(self._rate(last - 1)), "images_per_second": len(pending) * self._batch_size / seconds}
+        row |= {"lr": float(self._rate(last - 1)), "images_per_second": len(pending) * self._batch_size / spent.seconds}
+        row["processor_seconds"] = spent.processor_seconds  # of these steps: beside the clock, what was waited for
         self._bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['images_per_second']:.1f} images/s")
         self._write(last, row)
 

@@ -4,6 +4,7 @@ Of every image the objects come first, then its proposals. The features are NumP
 `hidden.npy` has a row for each region, `pooled.npy` one for each proposal that ridge regression learns from.
 """
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from segjax.data.pipeline import Batches
 from segjax.data.proposals import ProposalFile, write_proposals
-from segjax.data.source import Source
+from segjax.data.source import Annotations, Source
 from segjax.types import Batch, Detections
 from train.runtime import write_text
 
@@ -28,8 +29,6 @@ SAVE_EVERY = 10
 class Regions(NamedTuple):
     """The m regions of all images, one image's after another's."""
 
-    file: ProposalFile
-    """The regions as proposals of the source."""
     starts: Int[np.ndarray, "_"]
     """The regions of image i are rows starts[i] to starts[i + 1]."""
     boxes: Float[np.ndarray, "m 4"]
@@ -49,28 +48,53 @@ class Regions(NamedTuple):
         """Number of images."""
         return len(self.starts) - 1
 
+    def digest(self) -> str:
+        """Of all that is known of the regions."""
+        found = hashlib.sha256()
+        for column in self:
+            found.update(f"{column.dtype} {column.shape}".encode())
+            found.update(np.ascontiguousarray(column))
+        return found.hexdigest()
 
-def make_regions(source: Source, proposals: ProposalFile, count: int, file: pathlib.Path) -> Regions:
-    """Objects and the first `count` proposals of every image; written to `file` too, as proposals."""
-    boxes, parts = [], []
-    for i in range(len(source)):
-        found = source.annotations(i)
-        usable = ~(found.crowd | found.difficult)
-        objects, labels = found.boxes[usable], found.labels[usable]
-        boxes.append(np.concatenate([objects, proposals(i)[0][:count]]).astype(np.float32))
-        overlap = iou(boxes[-1], found.boxes)
-        classes = np.zeros((len(boxes[-1]), len(source.classes)), np.float32)
-        for column, label in zip(overlap.T, found.labels):
-            classes[:, label] = np.maximum(classes[:, label], column)
-        parts.append((*_best(overlap[:, usable], objects, labels), np.arange(len(boxes[-1])) < len(objects), classes))
-    label, target, best, is_object, classes = map(np.concatenate, zip(*parts))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_proposals(file, [source.info(i).image_id for i in range(len(source))], boxes)
+
+def make_regions(source: Source, proposals: ProposalFile, count: int) -> Regions:
+    """Objects and the first `count` proposals of every image."""
+    found = [
+        _of_image(source.annotations(i), proposals(i)[0][:count], len(source.classes))
+        for i in tqdm(range(len(source)), desc="regions", unit="image", leave=False)
+    ]
+    starts = np.cumsum([0, *(len(boxes) for boxes, *_ in found)])
+    return Regions(starts, *map(np.concatenate, zip(*found)))
+
+
+def _of_image(truth: Annotations, proposed: Float[np.ndarray, "p 4"], classes: int) -> tuple[np.ndarray, ...]:
+    """The fields of `Regions`, but for `starts`, of one image."""
+    usable = ~(truth.crowd | truth.difficult)
+    objects, labels = truth.boxes[usable], truth.labels[usable]
+    boxes = np.concatenate([objects, proposed]).astype(np.float32)
+    overlap, by_class = iou(boxes, truth.boxes), np.zeros((len(boxes), classes), np.float32)
+    for column, label in zip(overlap.T, truth.labels):
+        by_class[:, label] = np.maximum(by_class[:, label], column)
+    label, target, best = _best(overlap[:, usable], objects, labels)
+    # Of two objects with the same box each is its own.
+    label[: len(objects)], target[: len(objects)] = labels, objects
+    return boxes, label, target, best, np.arange(len(boxes)) < len(objects), by_class
+
+
+def store_regions(regions: Regions, source: Source, file: pathlib.Path) -> ProposalFile:
+    """The regions as proposals of the source, written to `file` unless it is there.
+
+    Raises:
+      ValueError: some are no boxes.
+    """
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        ids = [source.info(i).image_id for i in range(len(source))]
+        write_proposals(file, ids, np.split(regions.boxes, regions.starts[1:-1]))
     stored = ProposalFile(file, source)
-    starts = np.cumsum([0, *map(len, boxes)])
-    if [len(stored(i)[0]) for i in range(len(source))] != np.diff(starts).tolist():
+    if [len(stored(i)[0]) for i in range(len(source))] != np.diff(regions.starts).tolist():
         raise ValueError(f"{source.name}: some objects or proposals have no area; python -m train.inspect names them.")
-    return Regions(stored, starts, np.concatenate(boxes), label, target, best, is_object, classes)
+    return stored
 
 
 def iou(boxes: Float[np.ndarray, "n 4"], others: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:

@@ -1,9 +1,7 @@
 """Training in stages: what is finished is not done again, and how long each stage took is kept."""
 
 import json
-import os
 import pathlib
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,12 +11,14 @@ from train.checkpoints import Checkpoints
 from train.loop import train
 from train.recipes import check_same, load_run
 from train.runtime import say, write_text
+from train.times import Times
 
 
 class Stages:
     """The stages of a run, whose times are kept in `stages.json` in its folder, over all times that it was continued.
 
-    The file holds {stage: {"seconds": on the clock, "processor_seconds": of all cores}} and what else is recorded.
+    The file holds {stage: {"seconds": on the clock, "processor_seconds": of all cores}} and what else is recorded:
+    "made_of", digests of what some of them read.
     """
 
     def __init__(self, run: pathlib.Path) -> None:
@@ -28,14 +28,46 @@ class Stages:
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Adds what happens in it to the times of a stage, an interrupted part of it too."""
-        before = time.perf_counter(), _processor_seconds()
+        begin = Times.now()
         try:
             yield
         finally:
-            spent = time.perf_counter() - before[0], _processor_seconds() - before[1]
-            old = self.record.get(name, {"seconds": 0.0, "processor_seconds": 0.0})
-            self.record[name] = {key: round(old[key] + more, 3) for key, more in zip(old, spent)}
+            spent = Times(**self.record.get(name, {"seconds": 0.0, "processor_seconds": 0.0}))
+            spent = spent.plus(begin.until(Times.now()))
+            self.record[name] = {key: round(value, 3) for key, value in spent._asdict().items()}
             self.write()
+
+    def check(self, *stages: Recipe) -> None:
+        """Looks at what there is of the stages that are runs, before any of them goes on.
+
+        Raises:
+          ValueError: one was begun with other settings, or for another number of steps, which an ordinary run may
+            change: here later stages may have been made of what it was.
+        """
+        for stage in stages:
+            if not (stage.run / "config.json").exists():
+                continue
+            saved = load_run(stage.run)
+            check_same(stage.run, stage, saved.vocabulary)
+            if saved.recipe.steps != stage.steps:
+                raise ValueError(
+                    f"{stage.run} was begun for {saved.recipe.steps} steps, and this is for {stage.steps}; what later "
+                    "stages made of it would be of another network: name another folder with --run, or remove that one."
+                )
+
+    def same(self, what: str, made_of: str) -> None:
+        """Notes what something is made of, by a digest.
+
+        Raises:
+          ValueError: it was made of something else before.
+        """
+        known = self.record.setdefault("made_of", {})
+        if known.setdefault(what, made_of) != made_of:
+            raise ValueError(
+                f"{self._path.parent} has {what} of other proposals or objects than the data has now: put these back, "
+                "name another folder with --run, or remove that one."
+            )
+        self.write()
 
     def write(self, **values: Any) -> None:
         """Writes the file, with these values beside the stages."""
@@ -64,8 +96,3 @@ def finished(recipe: Recipe) -> bool:
         return checkpoints.latest == recipe.steps
     finally:
         checkpoints.close()
-
-
-def _processor_seconds() -> float:
-    """Of this process and its ended children, over all cores."""
-    return sum(os.times()[:4])

@@ -6,7 +6,7 @@ those beyond it would have no weight in it. The solver is scikit-learn's (liblin
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,10 @@ SCALE_ROWS = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class SVMSettings:
-    """How they are found; the defaults are those of R-CNN (Girshick et al. 2014, section 2.3) and of its code."""
+    """How they are found. The cost, the weights, the norm, the overlap and when to fit anew and to forget are those of
+    R-CNN (Girshick et al. 2014, section 2.3) and of its code, for 4096 features. That begins with all negatives of its
+    first images and passes over the data once; here negatives to begin with are drawn, and passes go on until few are
+    found, so that the end depends little on the order of the images."""
 
     c: float = 1e-3
     """Weight of the hinge losses beside the squared norm."""
@@ -44,6 +47,8 @@ class SVMSettings:
     """The most passes over all regions."""
     few: int = 10
     """A pass that finds no more new hard negatives than this, of all classes together, is the last."""
+    iterations: int = 2000
+    """The most that liblinear takes for a fit. Those that stop there are counted (`SVMs.short`)."""
     block: int = 8192
     """Regions read at a time."""
 
@@ -59,6 +64,8 @@ class SVMs(NamedTuple):
     """Passes over the regions so far."""
     found: int = -1
     """New hard negatives in the last of them; -1 before the first."""
+    short: int = 0
+    """Fits of the last pass that ended before they reached liblinear's tolerance."""
 
     def finished(self, settings: SVMSettings) -> bool:
         """Whether another pass is not worth its while."""
@@ -80,6 +87,7 @@ class Miner:
       positives: rows of each class's examples.
       negative: which regions are negatives of which class.
       scale: what features are multiplied by before; it is part of the kernels found.
+      watch: called after each class in `first`, and after each of the `steps` blocks of a pass; may raise to end them.
     """
 
     def __init__(
@@ -90,9 +98,16 @@ class Miner:
         settings: SVMSettings,
         *,
         scale: float = 1.0,
+        watch: Callable[[], object] = lambda: None,
     ) -> None:
+        self._watch = watch
         self._features, self._positives, self._negative = features, positives, negative
         self._settings, self._scale = settings, scale
+
+    @property
+    def steps(self) -> int:
+        """Blocks of a pass."""
+        return -(-len(self._features) // self._settings.block)
 
     def first(self, *, seed: int = 0) -> SVMs:
         """SVMs on the positives and `settings.first` random negatives of each class.
@@ -111,11 +126,13 @@ class Miner:
         svms = SVMs(np.zeros(shape, np.float32), np.full(k, NEVER, np.float32), tuple(negatives))
         for c in range(k):
             svms = self._fitted(svms, c)
+            self._watch()
         return svms
 
     def mined(self, svms: SVMs) -> SVMs:
         """After one more pass over all regions."""
         fresh: list[list[np.ndarray]] = [[] for _ in svms.negatives]
+        svms = svms._replace(short=0)
         found, present = 0, [len(positives) > 0 for positives in self._positives]
         for start in range(0, len(self._features), self._settings.block):
             block = self._features[start : start + self._settings.block].astype(np.float32)
@@ -127,6 +144,7 @@ class Miner:
                 if sum(map(len, fresh[c])) >= self._settings.retrain:
                     svms = self._fitted(_with(svms, c, fresh[c]), c)
                     fresh[c] = []
+            self._watch()
         for c, new in enumerate(fresh):
             if sum(map(len, new)):
                 svms = self._fitted(_with(svms, c, new), c)
@@ -144,18 +162,18 @@ class Miner:
             loss="hinge",
             class_weight={1: settings.positive_weight},
             intercept_scaling=settings.intercept,
-            max_iter=20_000,
+            max_iter=settings.iterations,
             random_state=0,
         )
-        with warnings.catch_warnings():
-            # Where liblinear stops short of its tolerance the next fit, on more negatives, goes on.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", ConvergenceWarning)
             svm.fit(x, y)
         kernel, bias = svms.kernel.copy(), svms.bias.copy()
         kernel[:, c], bias[c] = self._scale * svm.coef_[0], svm.intercept_[0]
         kept = svm.decision_function(x[len(self._positives[c]) :]) > -settings.evict if len(negatives) else []
         after = (*svms.negatives[:c], negatives[np.asarray(kept, bool)], *svms.negatives[c + 1 :])
-        return svms._replace(kernel=kernel, bias=bias, negatives=after)
+        short = svms.short + any(issubclass(warning.category, ConvergenceWarning) for warning in told)
+        return svms._replace(kernel=kernel, bias=bias, negatives=after, short=short)
 
     def _rows(self, rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n f"]:
         """Rows as liblinear takes them, read in the order in which they lie on disk."""

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,24 +20,51 @@ class RidgeSettings:
 
 
 def ridge(
-    x: Float[np.ndarray, "n f"], y: Float[np.ndarray, "n d"], *, regularization: float
+    x: Float[np.ndarray, "m f"],
+    y: Float[np.ndarray, "n d"],
+    *,
+    rows: Int[np.ndarray, "n"] | None = None,
+    scale: float = 1.0,
+    regularization: float,
+    block: int = 4096,
 ) -> tuple[Float32[np.ndarray, "f d"], Float32[np.ndarray, "d"]]:
-    """(kernel, bias) with the least |x kernel + bias - y|^2 + regularization |kernel|^2; the bias is not held small.
+    """(kernel, bias) with the least |scale x kernel + bias - y|^2 + regularization |kernel|^2; the bias is free.
 
-    The equations are solved for as many unknowns as there are examples or features, whichever are fewer.
+    The equations are solved for as many unknowns as there are examples or features, whichever are fewer, so that their
+    square is what is held in memory, beside `block` examples.
 
     Args:
-      x: features of at least one example.
-      y: targets.
+      x: features; may be a memory map.
+      y: targets of the examples.
+      rows: which rows of `x` are the examples, at least one; all by default.
+      scale: what features are multiplied by before.
       regularization: positive.
+      block: examples read at a time.
     """
-    middle, target = x.mean(0, dtype=np.float64).astype(np.float32), y.mean(0, dtype=np.float64)
-    x, y = x.astype(np.float32) - middle, y - target
-    fewer = x @ x.T if len(x) < x.shape[1] else x.T @ x
-    equations = fewer.astype(np.float64)
-    equations[np.diag_indices_from(equations)] += regularization
-    if len(x) < x.shape[1]:
-        kernel = x.T @ scipy.linalg.solve(equations, y, assume_a="pos", overwrite_a=True)
+    rows = np.arange(len(x)) if rows is None else rows
+    parts = [slice(start, start + block) for start in range(0, len(rows), block)]
+
+    def read(part: slice) -> Float32[np.ndarray, "b f"]:
+        return x[rows[part]].astype(np.float32) * np.float32(scale)
+
+    middle = sum(read(part).sum(0, dtype=np.float64) for part in parts) / len(rows)
+    target = y.mean(0, dtype=np.float64)
+    middle32, y = middle.astype(np.float32), (y - target).astype(np.float32)
+    if len(rows) < x.shape[1]:
+        few = np.concatenate([read(part) for part in parts]) - middle32
+        kernel = few.T @ _solved(few @ few.T, y, regularization).astype(np.float32)
     else:
-        kernel = scipy.linalg.solve(equations, x.T @ y, assume_a="pos", overwrite_a=True)
+        products = np.zeros((x.shape[1], x.shape[1]), np.float32), np.zeros((x.shape[1], y.shape[1]), np.float32)
+        for part in parts:
+            centred = read(part) - middle32
+            for total, other in zip(products, (centred, y[part])):
+                total += centred.T @ other
+        kernel = _solved(*products, regularization)
     return kernel.astype(np.float32), (target - middle @ kernel).astype(np.float32)
+
+
+def _solved(square: np.ndarray, right: np.ndarray, regularization: float) -> Float[np.ndarray, "_ d"]:
+    """(square + regularization I)^-1 right."""
+    equations = square.astype(np.float64)
+    equations[np.diag_indices_from(equations)] += regularization
+    return scipy.linalg.solve(equations, right.astype(np.float64), assume_a="pos", overwrite_a=True)

@@ -30,6 +30,7 @@ def rcnn(
     halve: bool | None = None,
     hidden: tuple[int, ...] = (4096, 4096),
     dropout: float = 0.5,
+    unit_logits: bool = False,
     says: Says = "softmax",
     pool: PoolSettings = WARP,
     sampling: SamplingSettings = PAPER,
@@ -48,6 +49,7 @@ def rcnn(
       backbone: a module from normalised pixels to one map; VGG16 by default.
       halve: as in `RegionNetwork`; by default for VGG16 alone.
       hidden, dropout: widths of the hidden layers, and the share of units left out behind each in training.
+      unit_logits: as in `RegionNetwork`: for narrow networks from random weights.
       says: what `predict` says of regions; training is the same for all.
       pool: how regions are warped; its `chunk` bounds the memory.
       sampling: which regions of an image fine-tuning sees; the ground truth is always among them.
@@ -66,7 +68,9 @@ def rcnn(
         raise ValueError(f"pool.kind is {pool.kind!r}; R-CNN warps pixels, which is 'warp'.")
     halve = backbone is None or isinstance(backbone, VGG16) if halve is None else halve
     backbone = VGG16(dtype=dtype) if backbone is None else backbone
-    network = RegionNetwork(classes, hidden, dropout, backbone, halve, linear=says == "svm", dtype=dtype)
+    network = RegionNetwork(
+        classes, hidden, dropout, backbone, halve, linear=says == "svm", unit_logits=unit_logits, dtype=dtype
+    )
     head = RegionHead(network, settings, pool, says)
     trunk = Trunk(Pixels(), NoNeck(), mean, std, dtype)
     return two_stage(trunk, None, Regions({"box": head}, sampling, (1,)))

@@ -26,6 +26,7 @@ def sppnet(
     backbone: nn.Module | None = None,
     hidden: tuple[int, ...] = (4096, 4096),
     dropout: float = 0.5,
+    unit_logits: bool = False,
     says: Says = "softmax",
     pool: PoolSettings = PYRAMID,
     sampling: SamplingSettings = SAMPLING,
@@ -41,7 +42,7 @@ def sppnet(
       backbone: a module from normalised images to one map, with its `strides`; VGG16 by default. The paper does not
         train it further: freeze "backbone".
       pool: the pyramid; the paper's by default.
-      hidden, dropout, says, sampling, settings, mean, std: as in `segjax.models.rcnn.rcnn`.
+      hidden, dropout, unit_logits, says, sampling, settings, mean, std: as in `segjax.models.rcnn.rcnn`.
 
     Returns:
       A `Model` with the loss `class`. Its batches carry `proposals`, and so does `predict`. Its SVMs and ridge
@@ -55,7 +56,7 @@ def sppnet(
     if pool.kind != "pyramid":
         raise ValueError(f"pool.kind is {pool.kind!r}; SPP-net pools over several grids, which is 'pyramid'.")
     backbone = VGG16(dtype=dtype) if backbone is None else backbone
-    network = RegionNetwork(classes, hidden, dropout, linear=says == "svm", dtype=dtype)
+    network = RegionNetwork(classes, hidden, dropout, linear=says == "svm", unit_logits=unit_logits, dtype=dtype)
     head = RegionHead(network, settings, pool, says)
     trunk = Trunk(backbone, NoNeck(), mean, std, dtype)
     return two_stage(trunk, None, Regions({"box": head}, sampling, tuple(backbone.strides)))

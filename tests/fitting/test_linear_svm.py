@@ -72,6 +72,26 @@ def test_a_class_without_negatives_is_refused(regions):
         Miner(features, positives, negative & [[True, False, True]], SETTINGS).first()
 
 
+def test_fits_that_stop_short_are_counted(regions):
+    svms = Miner(*regions, dataclasses.replace(SETTINGS, iterations=1)).first()
+    assert svms.short == 2 and Miner(*regions, SETTINGS).first().short == 0
+
+
+def test_whoever_waits_sees_classes_and_blocks_and_may_end_it(regions):
+    calls = []
+    miner = Miner(*regions, SETTINGS, watch=lambda: calls.append(0))
+    svms = miner.first()
+    assert len(calls) == 3
+    miner.mined(svms)
+    assert len(calls) - 3 == miner.steps == 12
+
+    def end():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Miner(*regions, SETTINGS, watch=end).mined(svms)
+
+
 def test_features_are_scaled_to_a_norm(rng):
     features = rng.normal(size=(50, 7)).astype(np.float16)
     scale = feature_scale(features, 20.0)
@@ -88,3 +108,14 @@ def test_ridge_is_scikit_learns(examples, rng):
     expected = Ridge(alpha=10.0).fit(x.astype(np.float64), y)
     np.testing.assert_allclose(kernel, expected.coef_.T, atol=1e-4)
     np.testing.assert_allclose(bias, expected.intercept_, atol=1e-3)
+
+
+@pytest.mark.parametrize("examples", [15, 200])
+def test_ridge_of_rows_by_blocks_is_that_of_all_at_once(examples, rng):
+    """Scaled as they are read; equal to scikit-learn's on the scaled rows."""
+    x = rng.normal(loc=1.0, size=(300, 40)).astype(np.float16)
+    rows, y = rng.permutation(300)[:examples], rng.normal(size=(examples, 4)).astype(np.float32)
+    kernel, bias = ridge(x, y, rows=rows, scale=0.5, regularization=3.0, block=32)
+    expected = Ridge(alpha=3.0).fit(0.5 * x[rows].astype(np.float64), y)
+    np.testing.assert_allclose(kernel, expected.coef_.T, atol=1e-4)
+    np.testing.assert_allclose(bias, expected.intercept_, atol=1e-4)

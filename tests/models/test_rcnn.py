@@ -138,8 +138,7 @@ def test_another_pooling_is_refused(make, kind, message):
 @pytest.mark.parametrize("network, classifier", [("vgg16", "box"), ("alexnet", "classifier")])
 def test_a_classifiers_weights_have_a_place(name, network, classifier, key):
     """Torchvision's come as a backbone and as hidden layers, VGG16's of the box head, AlexNet's of a classifier."""
-    width = 1 if network == "alexnet" else 64
-    settings = dataclasses.replace(CONFIGS[name].model, network=network, width=width)
+    settings = dataclasses.replace(CONFIGS[name].model, network=network)
     batch = tiny.batch_of([([], [])], side=128)
     params = jax.eval_shape(settings.build(20).init, key, batch)["params"]
     own = params["box"]["backbone"] if name == "rcnn_voc" else params["backbone"]

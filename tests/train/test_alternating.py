@@ -65,6 +65,13 @@ def test_what_is_finished_is_not_done_again(trained, capsys):
     assert finished(dataclasses.replace(recipe, run=recipe.run / "step1_rpn"))
 
 
+def test_steps_are_begun_for_a_number_of_steps(trained):
+    """A step that went on would leave behind proposals, and later steps, of what it was."""
+    recipe, _ = trained
+    with pytest.raises(ValueError, match=f"step1_rpn was begun for {STEPS} steps, and this is for {STEPS + 1}"):
+        alternate("tiny", dataclasses.replace(recipe, steps=STEPS + 1))
+
+
 def test_proposals_are_written_for_every_image(trained, tmp_path):
     """Of the whole detector too; as many as are asked for, best first, inside the image."""
     recipe, _ = trained

@@ -9,6 +9,7 @@ import pytest
 
 from tests.evaluation.listed import ListedSource, objects
 from train.metrics import Diverged, Metrics
+from train.times import Times
 
 
 @pytest.fixture
@@ -38,7 +39,16 @@ def test_a_row_is_the_mean_of_its_steps(tmp_path, source):
     first, second = rows(tmp_path)
     assert (first["step"], first["loss"], first["loss/box"], second["step"], second["loss"]) == (2, 3.0, 0.25, 3, 1.0)
     assert first["lr"] == 0.5 and second["lr"] == 0.25  # the rates that steps 2 and 3 were taken with
-    assert first["images_per_second"] > 0
+    assert first["images_per_second"] > 0 and first["processor_seconds"] >= 0
+
+
+def test_what_was_no_training_counts_in_neither_clock(tmp_path, source):
+    with metrics(tmp_path) as record:
+        record.exclude(Times(-100.0, -50.0))  # as if that much more had been spent on the step
+        record.stepped(1, values(1.0), jnp.array([0, 1]))
+        record.settle(source)
+    (row,) = rows(tmp_path)
+    assert 0.01 < row["images_per_second"] <= 2 / 100 and 50 <= row["processor_seconds"] < 100
 
 
 def test_rows_after_the_checkpoint_are_dropped(tmp_path, source):

@@ -14,6 +14,7 @@ from segjax.losses import masked_sum, safe_divide, softmax_cross_entropy
 from segjax.models.heads.box import BoxSettings, refined_detections
 from segjax.models.heads.roi import PoolSettings, RoIs
 from segjax.models.layers.conv import max_pool
+from segjax.models.layers.plain import classifier_init, he
 from segjax.types import Detections, Instances, Losses
 
 Says = Literal["softmax", "svm", "features"]
@@ -50,6 +51,9 @@ class RegionNetwork(nn.Module):
     linear: bool = False
     """Whether there are SVMs and ridge regression. Their layers start from zero and are never trained by gradient:
     "svm" and "ridge" are filled in afterwards."""
+    unit_logits: bool = False
+    """Whether logits start at about unit size, as narrow networks from random weights need (`classifier_init`), and not
+    near zero, as the papers have it on a pretrained network."""
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -63,10 +67,10 @@ class RegionNetwork(nn.Module):
             x = max_pool(x, window=2, stride=2, padding=0) if self.halve else x
         x = pooled = x.reshape(*valid.shape, -1)
         for i, width in enumerate(self.hidden, start=6):
-            x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"fc{i}")(x))
+            x = nn.relu(nn.Dense(width, kernel_init=he, dtype=self.dtype, name=f"fc{i}")(x))
             last = x
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        init = nn.initializers.normal(0.01)
+        init = classifier_init if self.unit_logits else nn.initializers.normal(0.01)
         logits = nn.Dense(self.classes + 1, dtype=self.dtype, kernel_init=init, name="class")(x).astype(jnp.float32)
         hidden, pooled = (last if self.hidden else pooled).astype(jnp.float32), pooled.astype(jnp.float32)
         margins = deltas = None
