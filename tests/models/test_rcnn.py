@@ -22,7 +22,7 @@ from tests import tiny
 pytestmark = pytest.mark.xdist_group("rcnn")
 
 SHARED = {
-    "width": 4,
+    "width": 1 / 16,
     "stage": 3,
     "norm": "group",
     "hidden": (24,),
