@@ -18,8 +18,8 @@ from configs.set_prediction import Slots
 RECIPE = dataclasses.replace(
     SCENES,
     model=Slots(depth=18, norm="group", width=32, stage=3, slots=12, channels=64, grid=5, hidden=(512, 512)),
-    optim=Optim(name="adamw", lr=1e-3, weight_decay=0.01, schedule="cosine", warmup_steps=100, clip_norm=1.0),
-    steps=2500,
+    optim=Optim(name="adamw", lr=5e-4, weight_decay=0.01, schedule="cosine", warmup_steps=100, clip_norm=1.0),
+    steps=1500,
     log_every=50,
     checkpoint_every=500,
 )
