@@ -71,9 +71,10 @@ def pose_regression(
 
     Later stages are trained on simulated predictions (equation 7): each joint is displaced from its true place by a
     draw from a normal distribution with the mean and variance of the former stage's errors, in units of b and each axis
-    by itself. Departures from the paper, so that all stages train at once: the moments are moving averages over the
-    batches; the errors of a later stage are those it makes on simulated predictions; diam is that of the simulated
-    pose, in which joints without a label are where the first stage has them.
+    by itself. diam is that of the true pose, in which joints without a label are where the first stage has them: draws
+    that know nothing of each other would make it larger. Departures from the paper, so that all stages train at once:
+    the moments are moving averages over the batches; the errors of a later stage are those it makes on simulated
+    predictions.
 
     Args:
       joints: k, their number.
@@ -138,12 +139,13 @@ class Cascade:
         frame = jnp.broadcast_to(box, (*pose.shape[:2], 4))
         terms = {"pose": pose_loss(pose, poses.to_frame(truth.joints, frame), truth.labelled)}
         first = former = jax.lax.stop_gradient(poses.from_frame(pose, frame))
+        known = jnp.where(truth.labelled[..., None], truth.joints, first)
         for stage in range(2, self.settings.stages + 1):
             error = (former - truth.joints) / (frame[..., 2:] - frame[..., :2])
             moments = variables[ERRORS][f"stage{stage - 1}"]
             moments = moved(moments, error, truth.labelled, decay=self.settings.decay)
             variables = {**variables, ERRORS: {**variables[ERRORS], f"stage{stage - 1}": moments}}
-            squares = self._around(simulate(jax.random.fold_in(key, stage), truth, first, frame, moments))
+            squares = self._around(simulate(jax.random.fold_in(key, stage), truth, first, frame, moments), known)
             numbers, variables = self._trained(key, variables, stage, images, squares)
             moves = self._own(numbers)
             terms[f"pose_stage{stage}"] = pose_loss(moves, poses.to_frame(truth.joints, squares), truth.labelled)
@@ -196,8 +198,11 @@ class Cascade:
         own = jnp.arange(self.joints)
         return self._points(numbers, self.joints)[:, own, own]
 
-    def _around(self, pose: Float[Array, "b k 2"]) -> Float[Array, "b k 4"]:
-        return poses.joint_boxes(pose, sigma=self.settings.sigma, torso=self.settings.torso)
+    def _around(
+        self, pose: Float[Array, "b k 2"], reference: Float[Array, "b k 2"] | None = None
+    ) -> Float[Array, "b k 4"]:
+        settings = self.settings
+        return poses.joint_boxes(pose, sigma=settings.sigma, torso=settings.torso, reference=reference)
 
 
 def whole_boxes(sizes: Int[Array, "b 2"]) -> Float[Array, "b 1 4"]:

@@ -36,13 +36,25 @@ def diameter(pose: Float[Array, "*b k 2"], *, torso: tuple[int, int] | None = No
 
 
 def joint_boxes(
-    pose: Float[Array, "*b k 2"], *, sigma: float, torso: tuple[int, int] | None = None
+    pose: Float[Array, "*b k 2"],
+    *,
+    sigma: float,
+    torso: tuple[int, int] | None = None,
+    reference: Float[Array, "*b k 2"] | None = None,
 ) -> Float[Array, "*b k 4"]:
     """The square around each joint, of side `sigma` times the pose's `diameter` (section 3.2), of a pixel at least.
 
     A pose that has shrunk to a point would have no squares.
+
+    Args:
+        pose: the joints that the squares are around.
+        sigma: side of the squares in diameters.
+        torso: see `diameter`.
+        reference: the pose whose diameter it is, where `pose` itself, displaced at random (equation 7), would be too
+            large on average.
     """
-    half = jnp.maximum(sigma * diameter(pose, torso=torso), 1.0)[..., None, None] / 2
+    measured = pose if reference is None else reference
+    half = jnp.maximum(sigma * diameter(measured, torso=torso), 1.0)[..., None, None] / 2
     return jnp.concatenate([pose - half, pose + half], axis=-1)
 
 

@@ -100,9 +100,10 @@ def apply(variables, name, patch):
     return (patch.mean((0, 1)) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])).reshape(K, 2)
 
 
-def squares(pose, sigma):
-    """Around each joint, of sigma times the diagonal of the extent."""
-    half = sigma * np.hypot(*(pose.max(0) - pose.min(0))) / 2
+def squares(pose, sigma, measured=None):
+    """Around each joint, of sigma times the diagonal of the extent, which may be that of another pose."""
+    measured = pose if measured is None else measured
+    half = sigma * np.hypot(*(measured.max(0) - measured.min(0))) / 2
     return np.concatenate([pose - half, pose + half], axis=1)
 
 
@@ -161,10 +162,11 @@ def test_prediction_is_a_cascade_of_crops_around_joints(trained):
 
 
 def test_later_stages_learn_from_simulated_predictions(trained):
-    """Equation 7: the truth displaced by draws with the mean and variance of the former stage's errors."""
+    """Equation 7: the truth displaced by draws with the moments of the former stage's errors, seen in its own size."""
     batch, variables, terms, after, _ = trained
     images, first = normalised(batch), first_stage(batch, variables)[1]
     truth, seen = batch.instances.keypoints[:, 1, :, :2], batch.instances.keypoints[:, 1, :, 2] > 0
+    known = np.where(seen[..., None], truth, first)
     sides, former = batch.sizes[:, None, ::-1].astype(np.float64), first
     for stage in (2, 3):
         errors = (former - truth) / sides
@@ -179,7 +181,7 @@ def test_later_stages_learn_from_simulated_predictions(trained):
         simulated = np.where(seen[..., None], truth + (np.asarray(draws) * deviation + moments["mean"]) * sides, first)
         total, former = 0.0, simulated.copy()
         for i, image in enumerate(images):
-            around = squares(simulated[i], 0.6)
+            around = squares(simulated[i], 0.6, known[i])
             for j in range(K):
                 move = apply(variables, f"head{stage}", sample(image, around[j], 4))[j]
                 side = around[j, 2:] - around[j, :2]

@@ -32,6 +32,8 @@ def test_a_pose_is_as_large_as_its_torso_or_its_extent():
     np.testing.assert_allclose(squares[0, 1], [2, 13, 4, 15])
     np.testing.assert_allclose(squares[1, 2], [4.5, 4.5, 5.5, 5.5])  # of a pixel at least
     np.testing.assert_allclose(poses.joint_boxes(pose, sigma=0.4)[0, 0], [-2, 8, 2, 12])
+    others = poses.joint_boxes(pose, sigma=0.4, reference=pose[::-1])  # the size of the one around the other
+    np.testing.assert_allclose(others[:, 0], [[-0.5, 9.5, 0.5, 10.5], [3, 3, 7, 7]])
 
 
 @pytest.mark.parametrize("side", [4, 7])
