@@ -59,10 +59,11 @@ def joint_boxes(
 
 
 def crop(image: Float[Array, "h w c"], boxes: Float[Array, "n 4"], *, side: int) -> Float[Array, "n side side c"]:
-    """What each box shows of the image, `side` x `side` pixels, bilinearly with half-pixel centres. Zero outside.
+    """What each box shows of the image, `side` x `side` pixels, bilinearly with half-pixel centres.
 
-    There is one sample for each pixel of the result: a box of twice the side gives means of 2x2 pixels, one of more
-    leaves pixels out. The boxes get no gradient.
+    Zero outside, but for samples up to half a pixel beyond the image, which show its border (as in `roi_align`). There
+    is one sample for each pixel of the result: a box of twice the side gives means of 2x2 pixels, one of more leaves
+    pixels out. The boxes get no gradient.
 
     Raises:
         ValueError: side is below 1.
