@@ -36,6 +36,8 @@ class DeepPose(Detector):
     """resnet: its layers."""
     stage: int = 4
     """resnet: the last stage, whose map is taken; stage i has stride 2 ** (i + 1)."""
+    crop_stage: int | None = None
+    """resnet: the same of later stages' networks, whose images are smaller; `stage` where None."""
     hidden: tuple[int, ...] = (4096, 4096)
     """Widths of the fully connected layers before the last."""
     dropout: float = 0.6
@@ -64,8 +66,8 @@ class DeepPose(Detector):
         del source
         return pose_scores(collector, alphas=self.alphas)
 
-    def backbone(self) -> Module:
-        """From what a stage sees to one map."""
+    def backbone(self, stage: int) -> Module:
+        """From what a stage sees to one map, that of a ResNet's `stage`."""
         dtype = jnp.dtype(self.dtype)
         if self.form == "alexnet":
             return AlexNet(self.norm, self.width, dtype=dtype)
@@ -73,7 +75,7 @@ class DeepPose(Detector):
             return VGG16(self.norm, round(64 * self.width), dtype=dtype)
         if self.norm is None:
             raise ValueError("model.norm is None, and a ResNet has norms: choose one for model.form 'resnet'.")
-        return ResNet(self.depth, self.norm, round(64 * self.width), (self.stage,), dtype=dtype)
+        return ResNet(self.depth, self.norm, round(64 * self.width), (stage,), dtype=dtype)
 
     def head(self, joints: int, pooled: int) -> Module:
         """From the map to two numbers a joint: AlexNet's fully connected layers."""
@@ -86,8 +88,9 @@ class DeepPose(Detector):
             raise ValueError("this model needs data with keypoints; the source names no joints.")
         return pose_regression(
             joints,
-            backbone=self.backbone(),
+            backbone=self.backbone(self.stage),
             head=self.head(joints, self.pooled),
+            crop_backbone=self.backbone(self.crop_stage or self.stage),
             crop_head=self.head(joints, self.crop_pooled),
             settings=self.pose,
             dtype=jnp.dtype(self.dtype),

@@ -33,7 +33,8 @@ RECIPE = Recipe(
         val="1001-2000",
         buckets=((220, 220),),
         capacity=1,
-        scales=(0.9, 1.3),
+        # A scale below 1 would only blur: the first stage sees all of the image, whatever its share of the bucket.
+        scales=(1.0, 1.3),
     ),
     # AdaGrad is not among the optimisers; AdamW's rate is for weights drawn at random, without norms.
     optim=Optim(name="adamw", lr=1e-4, weight_decay=5e-4, schedule="cosine", warmup_steps=500, clip_norm=10.0),

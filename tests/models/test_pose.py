@@ -268,6 +268,20 @@ def test_shapes_with_each_backbone(form, side, key):
     assert found["keypoints"].shape == (2, 1, 14, 3) and found["boxes"].shape == (2, 1, 4)
 
 
+def test_the_small_recipe_starts_from_the_backbone_of_faster_rcnn(key):
+    """Path by path and shape by shape; later stages see crops through fewer stages of the same network."""
+    recipe = CONFIGS["pose_scenes"].model
+    cascade = dataclasses.replace(recipe, pose=dataclasses.replace(recipe.pose, stages=2)).build(1, tiny.JOINTS)
+    batch = tiny.batch_of([([], [])])
+    made = [
+        jax.eval_shape(model.init, key, batch)["params"]
+        for model in (CONFIGS["faster_rcnn_scenes"].model.build(3), cascade)
+    ]
+    trained, own = (jax.tree.map(lambda x: x.shape, params) for params in made)
+    assert own["backbone"] == trained["backbone"]
+    assert own["backbone2"] == {name: tree for name, tree in trained["backbone"].items() if name != "layer3"}
+
+
 def test_the_papers_network(key):
     """Figure 2: 220x220 pixels, and about forty million parameters."""
     recipe = CONFIGS["pose_lsp"]
