@@ -44,7 +44,7 @@ class Start:
     """Weights to start from: other runs', or a file's. What does not fit the model is left out and named."""
 
     runs: tuple[pathlib.Path, ...] = ()
-    """Folders of runs of ours. What several of them have is taken from the last."""
+    """Folders of runs of ours, of any model. What several of them have is taken from the last."""
     arrays: tuple[pathlib.Path, ...] = ()
     """NumPy archives of variables by path, "params/box/svm/kernel", that go before what the runs have: what was not
     trained by gradient."""

@@ -70,7 +70,7 @@ class Localizer(Detector):
             return weights
         hidden = dict(params.pop("classifier"))
         logits = {"class": hidden.pop("logits")} if "logits" in hidden else {}
-        return {**weights, "params": {**params, "head": {"hidden": hidden, **logits}}}
+        return {**weights, "params": {**params, "head": {"hidden": hidden, **logits, **params.get("head", {})}}}
 
     def scores(self, source: Source, collector: DetectionCollector) -> dict[str, float]:
         """ILSVRC's: the share of images whose class is right, and of those where the box is too."""

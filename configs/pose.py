@@ -15,7 +15,7 @@ from segjax.models.layers.resnet import ResNet
 from segjax.models.layers.vgg import VGG16
 from segjax.models.parts import Module
 from segjax.models.pose import PoseSettings, pose_regression
-from segjax.types import Model
+from segjax.types import Model, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,3 +95,14 @@ class DeepPose(Detector):
             settings=self.pose,
             dtype=jnp.dtype(self.dtype),
         )
+
+    def adapted(self, weights: Variables) -> Variables:
+        """The hidden layers of AlexNet's classifier are the first stage's; its logits are of other things.
+
+        torchvision's first hidden layer fits where `pooled` is 6.
+        """
+        params = dict(weights.get("params", {}))
+        if "classifier" not in params:
+            return weights
+        hidden = {name: layer for name, layer in params.pop("classifier").items() if name != "logits"}
+        return {**weights, "params": {**params, "head": {**hidden, **params.get("head", {})}}}

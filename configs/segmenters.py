@@ -141,11 +141,12 @@ class FCNVGG16(Segmenter):
 
     def adapted(self, weights: Variables) -> Variables:
         """The hidden layers of a classifier, which "vgg16" has for a box head, as convolutions: the first one's rows
-        are the 7 x 7 cells of a map, row by row, with all channels of each."""
-        params = dict(weights["params"])
+        are the 7 x 7 cells of a map, row by row, with all channels of each. A box head of other cells has no place."""
+        params = dict(weights.get("params", {}))
         layers = dict(params.pop("box", {}))
         for name, kernel in (("fc6", 7), ("fc7", 1)):
-            if name in layers:
+            if name in layers and layers[name]["kernel"].shape[0] % kernel**2 == 0:
                 dense = layers[name]["kernel"]
                 layers[name] = {**layers[name], "kernel": dense.reshape(kernel, kernel, -1, dense.shape[-1])}
+        layers |= params.get("classifier", {})
         return {**weights, "params": {**params, "classifier": layers}} if layers else weights

@@ -38,10 +38,11 @@ class SSD(Detector):
     def adapted(self, weights: Variables) -> Variables:
         """VGG16's hidden layers, every third row and column of their window and every fourth unit, as convolutions.
 
-        Liu et al. 2016, section 3. A file without them, whose numbers there are NaN, fills the convolutions alone.
+        Liu et al. 2016, section 3. A file without them, whose numbers there are NaN, fills the convolutions alone, and
+        so does a run whose box head sees other cells than 7x7.
         """
         box = weights.get("params", {}).get("box", {})
-        if not {"fc6", "fc7"} <= set(box):
+        if not {"fc6", "fc7"} <= set(box) or box["fc6"]["kernel"].shape[0] % 7**2:
             return weights
         rest = {name: part for name, part in box.items() if name not in ("fc6", "fc7")}
         params = {**weights["params"], "box": rest}

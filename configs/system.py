@@ -46,5 +46,8 @@ class System(abc.ABC):
         return {}
 
     def adapted(self, weights: Variables) -> Variables:
-        """Weights of a classifier with each part where this model has it."""
+        """Weights of a classifier, or of a run of another model, with each part where this model has it.
+
+        What lies there already stays, so that runs of this model can be started from too.
+        """
         return weights

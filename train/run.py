@@ -112,22 +112,25 @@ def first_state(recipe: Recipe, model: Model, mesh: Mesh) -> TrainState:
 
 def load_start(recipe: Recipe, mesh: Mesh) -> Variables | None:
     """The variables that a recipe starts from, None where it starts from nothing."""
-    start = recipe.start
+    start, model = recipe.start, recipe.model
     if start.runs or start.arrays:
-        loaded: Variables = {}
-        for run in start.runs:
-            _, other, vocabulary = load_run(run)
-            own = evaluation.restore_run(other, vocabulary, mesh)[1].variables
-            loaded = {name: {**loaded.get(name, {}), **own.get(name, {})} for name in loaded.keys() | own.keys()}
-        flat = traverse_util.flatten_dict(loaded, sep="/")
+        flat = traverse_util.flatten_dict(model.adapted(_of_runs(start.runs, mesh)), sep="/")
         for path in start.arrays:
             flat |= read_arrays(path)
         return traverse_util.unflatten_dict(flat, sep="/")
     if start.weights is not None:
         weights = pretrained.read_weights(start.weights)
-        loaded = pretrained.from_torchvision(start.name, weights, epsilon=start.epsilon, norm=start.norm)
-        return recipe.model.adapted(loaded)
+        return model.adapted(pretrained.from_torchvision(start.name, weights, epsilon=start.epsilon, norm=start.norm))
     return None
+
+
+def _of_runs(runs: tuple[pathlib.Path, ...], mesh: Mesh) -> Variables:
+    loaded: Variables = {}
+    for run in runs:
+        _, other, vocabulary = load_run(run)
+        own = evaluation.restore_run(other, vocabulary, mesh)[1].variables
+        loaded = {name: {**loaded.get(name, {}), **own.get(name, {})} for name in loaded.keys() | own.keys()}
+    return loaded
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, jax.Array]:
