@@ -35,6 +35,7 @@ class DETRNetwork(nn.Module):
     """Units between the two matrices behind each attention."""
     dropout: float = 0.1
     dtype: DTypeLike = jnp.float32
+    """Of all but the layers of the boxes."""
 
     @nn.compact
     def __call__(
@@ -63,10 +64,11 @@ class DETRNetwork(nn.Module):
         x = transformer(x, valid[0], queries, train=train)
         x = x if train else x[-1:]
         logits = nn.Dense(self.classes + 1, kernel_init=torch_init, dtype=self.dtype, name="class")(x)
+        # Shares of the image: bfloat16 would round them to a pixel and more of 1333.
         for i in range(2):
-            x = nn.relu(nn.Dense(self.width, kernel_init=torch_init, dtype=self.dtype, name=f"box{i}")(x))
-        boxes = nn.Dense(4, kernel_init=torch_init, dtype=self.dtype, name="box2")(x)
-        return SetOutputs(logits.astype(jnp.float32), nn.sigmoid(boxes.astype(jnp.float32)))
+            x = nn.relu(nn.Dense(self.width, kernel_init=torch_init, dtype=jnp.float32, name=f"box{i}")(x))
+        boxes = nn.Dense(4, kernel_init=torch_init, dtype=jnp.float32, name="box2")(x)
+        return SetOutputs(logits.astype(jnp.float32), nn.sigmoid(boxes))
 
 
 def detr(

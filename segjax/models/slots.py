@@ -58,6 +58,7 @@ class SlotNetwork(nn.Module):
     dropout: float = 0.0
     """Share of the last hidden layer's units left out in training."""
     dtype: DTypeLike = jnp.float32
+    """Of all but the last layers."""
 
     @nn.compact
     def __call__(
@@ -82,8 +83,9 @@ class SlotNetwork(nn.Module):
         init = nn.initializers.normal(0.01)
 
         def output(columns: int, name: str) -> Array:
-            y = nn.Dense(self.slots * columns, kernel_init=init, dtype=self.dtype, name=name)(x)
-            return y.astype(jnp.float32).reshape(1, -1, self.slots, columns)
+            # Boxes are shares of the image: bfloat16 would round them to a pixel and more of 1333.
+            y = nn.Dense(self.slots * columns, kernel_init=init, dtype=jnp.float32, name=name)(x)
+            return y.reshape(1, -1, self.slots, columns)
 
         return SetOutputs(output(self.classes + 1, "class"), jax.nn.sigmoid(output(4, "box")))
 

@@ -37,19 +37,20 @@ class LocalizerNetwork(nn.Module):
     per_class: bool = False
     """Whether each class has a box of its own."""
     dtype: DTypeLike = jnp.float32
+    """Of the classes' layer."""
 
     @nn.compact
     def __call__(self, features: Sequence[Float[Array, "b _ _ _"]], *, train: bool = False) -> LocalizerOutputs:
         """Logits and boxes, float32."""
         x = self.hidden(features, train=train)
         # Logits start at unit size (LeCun's initialisation), so that the hidden layers hear of the classes from the
-        # first step on; boxes start from the middle of the image, half as wide and high.
+        # first step on; boxes start from the middle of the image, half as wide and high. They are shares of it, which
+        # bfloat16 would round to a pixel and more of 1333.
         logits = nn.Dense(self.classes, dtype=self.dtype, name="class")(x)
         small, middle = nn.initializers.normal(0.01), nn.initializers.constant(0.5)
         count = self.classes if self.per_class else 1
-        boxes = nn.Dense(4 * count, kernel_init=small, bias_init=middle, dtype=self.dtype, name="box")(x)
-        boxes = boxes.reshape(-1, 1, count, 4)
-        return LocalizerOutputs(logits.astype(jnp.float32)[:, None], boxes.astype(jnp.float32))
+        boxes = nn.Dense(4 * count, kernel_init=small, bias_init=middle, dtype=jnp.float32, name="box")(x)
+        return LocalizerOutputs(logits.astype(jnp.float32)[:, None], boxes.reshape(-1, 1, count, 4))
 
 
 class LocalizerTargets(NamedTuple):

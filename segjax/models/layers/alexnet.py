@@ -103,6 +103,7 @@ class AlexNetClassifier(nn.Module):
     pooled: int = POOLED
     """Positions along each side of the map that the first of them sees."""
     dtype: DTypeLike = jnp.float32
+    """Of the hidden layers."""
 
     @nn.compact
     def __call__(
@@ -123,4 +124,5 @@ class AlexNetClassifier(nn.Module):
         if self.classes is None:
             return x
         init = nn.initializers.normal(0.01)
-        return nn.Dense(self.classes, kernel_init=init, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
+        # They may be coordinates, which bfloat16 would round to a pixel and more.
+        return nn.Dense(self.classes, kernel_init=init, dtype=jnp.float32, name="logits")(x)
