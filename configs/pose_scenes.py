@@ -33,9 +33,9 @@ RECIPE = Recipe(
     # A scale below 1 would only blur: the first stage sees all of the image, whatever its share of the bucket.
     data=Data(crops=1.25, buckets=((96, 96),), capacity=1, flip=0.5, scales=(1.0, 1.3), color=0.2),
     optim=Optim(name="adamw", lr=1e-3, weight_decay=0.01, schedule="cosine", warmup_steps=50, clip_norm=10.0),
-    steps=3000,
+    steps=1500,
     batch_size=16,
     eval_batch_size=16,
     log_every=50,
-    checkpoint_every=1000,
+    checkpoint_every=500,
 )

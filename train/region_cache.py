@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from pycocotools import mask as coco
 from tqdm import tqdm
 
 from segjax.data.pipeline import Batches
 from segjax.data.proposals import ProposalFile, write_proposals
 from segjax.data.source import Annotations, Source
+from segjax.evaluation.box_ious import box_ious
 from segjax.types import Batch, Detections
 from train.runtime import write_text
 
@@ -69,10 +69,10 @@ def make_regions(source: Source, proposals: ProposalFile, count: int) -> Regions
 
 def _of_image(truth: Annotations, proposed: Float[np.ndarray, "p 4"], classes: int) -> tuple[np.ndarray, ...]:
     """The fields of `Regions`, but for `starts`, of one image."""
-    usable = ~(truth.crowd | truth.difficult)
+    usable = truth.counted
     objects, labels = truth.boxes[usable], truth.labels[usable]
     boxes = np.concatenate([objects, proposed]).astype(np.float32)
-    overlap, by_class = iou(boxes, truth.boxes), np.zeros((len(boxes), classes), np.float32)
+    overlap, by_class = box_ious(boxes, truth.boxes).astype(np.float32), np.zeros((len(boxes), classes), np.float32)
     for column, label in zip(overlap.T, truth.labels):
         by_class[:, label] = np.maximum(by_class[:, label], column)
     label, target, best = _best(overlap[:, usable], objects, labels)
@@ -95,14 +95,6 @@ def store_regions(regions: Regions, source: Source, file: pathlib.Path) -> Propo
     if [len(stored(i)[0]) for i in range(len(source))] != np.diff(regions.starts).tolist():
         raise ValueError(f"{source.name}: some objects or proposals have no area; python -m train.inspect names them.")
     return stored
-
-
-def iou(boxes: Float[np.ndarray, "n 4"], others: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
-    """IoU of each pair of `xyxy` boxes, on the host: of a number of boxes that differs from image to image."""
-    if not len(boxes) or not len(others):
-        return np.zeros((len(boxes), len(others)), np.float32)
-    first, second = (np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1, dtype=np.float64) for b in (boxes, others))
-    return coco.iou(first, second, np.zeros(len(others), np.uint8)).astype(np.float32)
 
 
 def _best(overlap: np.ndarray, objects: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

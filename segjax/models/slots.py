@@ -10,12 +10,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from segjax.models.layers.conv import Conv
 from segjax.models.layers.fpn import NoNeck
 from segjax.models.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
+from segjax.models.layers.plain import classifier_init
 from segjax.models.layers.resnet import ResNet
 from segjax.models.set_prediction import SetOutputs, SetSettings, set_prediction
 from segjax.models.trunk import Trunk
@@ -80,14 +82,14 @@ class SlotNetwork(nn.Module):
                 nn.Dense(width, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=f"hidden{i}")(x)
             )
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        init = nn.initializers.normal(0.01)
 
-        def output(columns: int, name: str) -> Array:
+        def output(columns: int, name: str, init: Initializer) -> Array:
             # Boxes are shares of the image: bfloat16 would round them to a pixel and more of 1333.
             y = nn.Dense(self.slots * columns, kernel_init=init, dtype=jnp.float32, name=name)(x)
             return y.reshape(1, -1, self.slots, columns)
 
-        return SetOutputs(output(self.classes + 1, "class"), jax.nn.sigmoid(output(4, "box")))
+        logits = output(self.classes + 1, "class", classifier_init)
+        return SetOutputs(logits, jax.nn.sigmoid(output(4, "box", nn.initializers.normal(0.01))))
 
 
 def slot_detector(

@@ -18,7 +18,6 @@ from segjax.fitting.linear_svm import SVMSettings
 from segjax.fitting.ridge import RidgeSettings
 from segjax.models.heads.box import BoxSettings
 from segjax.models.heads.roi import PoolSettings, SamplingSettings
-from segjax.ops import boxes
 from segjax.types import Proposals
 from tests import tiny
 from tests.evaluation.listed import ListedSource, objects
@@ -27,7 +26,7 @@ from train.__main__ import trainer
 from train.evaluate import restore_run
 from train.loop import train
 from train.recipes import load_run
-from train.region_cache import iou, make_regions
+from train.region_cache import make_regions
 from train.region_stages import train_region_classifier
 from train.run import read_arrays
 from train.stages import Stages
@@ -312,11 +311,3 @@ def test_a_file_to_start_from_that_is_none_is_one_sentence(tmp_path):
     for name in ("text.npz", "absent.npz"):
         with pytest.raises(ValueError, match=f"start.arrays names .*{name}, which is no readable NumPy archive"):
             read_arrays(tmp_path / name)
-
-
-def test_iou_on_the_host_is_that_of_boxes(rng):
-    corners = np.sort(rng.uniform(0, 50, (7, 2, 2)), axis=1).reshape(7, 4).astype(np.float32)
-    np.testing.assert_allclose(
-        iou(corners[:4], corners), boxes.iou(*map(jax.numpy.asarray, (corners[:4], corners))), atol=1e-6
-    )
-    assert iou(corners, np.zeros((0, 4))).shape == (7, 0)
