@@ -15,13 +15,12 @@ from segjax.data.lsp import LspSource, Third
 from segjax.data.main_object import MainObjectSource
 from segjax.data.mask_codes import Code, Colour, IdCode, colour_code, read_colours
 from segjax.data.pipeline import Batches, evaluation_batches, train_batches
-from segjax.data.proposals import ProposalFile
+from segjax.data.proposals import ProposalFile, open_proposals
 from segjax.data.source import LabelMapSource, Source
 from segjax.data.tfds_label_maps import TfdsLabelMaps
 from segjax.data.transforms import ColorJitter, Fit, HorizontalFlip, ScaleJitter, Transform, fit_inside, stretch
 from segjax.data.voc import VocSource
 from segjax.data.yolo_labels import YoloSource
-from train.runtime import open_proposals
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")

@@ -18,7 +18,7 @@ import tyro
 from segjax.data.files import ImageFiles
 from train.evaluate import jit_predict, restore_run, run_evaluators
 from train.recipes import load_run
-from train.runtime import one_sentence, open_proposals, say, say_problems, setup
+from train.runtime import one_sentence, say, say_problems, setup
 from train.step import data_mesh
 from train.tasks import TASKS, over_views
 

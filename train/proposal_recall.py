@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 import tyro
 
 from configs.data import Data, Part
+from segjax.data.proposals import open_proposals
 from segjax.data.source import Source
 from segjax.evaluation.recall import Coverage, coverage
 from segjax.evaluation.text import grid
 from train.recall_plot import SHOWN, plot_recall
 from train.recipes import named_recipe
-from train.runtime import finite, one_sentence, open_proposals, say, write_text
+from train.runtime import finite, one_sentence, say, say_problems, write_text
 
 PROGRAM = "python -m train.proposal_recall"
 
@@ -95,6 +96,7 @@ def main(arguments: list[str]) -> None:
     with one_sentence():
         source = args.data.source(args.part)
         found = compare(args.files, source)
+        say_problems(source)
         print(table(found))
         out = args.out or args.files[0].parent / f"proposal_recall_{args.part}.png"
         title = f"{source.name}: {len(next(iter(found.values())).labels)} objects in {len(source)} images"

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from configs.base import Recipe, Start
 from configs.rcnn import RCNN, RegionClassifier
-from segjax.data.proposals import ProposalFile
+from segjax.data.proposals import ProposalFile, open_proposals
 from segjax.data.source import Source
 from segjax.fitting.linear_svm import Miner, SVMs, feature_scale
 from segjax.fitting.ridge import ridge
@@ -136,7 +136,7 @@ def solved(recipe: Recipe, tuned: Recipe, stages: Stages, stopped: Stopped) -> b
     folder, svm, ridge_file = files = [run / name for name in ("features", "svm.npz", "ridge.npz")]
     # To the vocabulary of the run, which the data may have left since.
     source = recipe.data.source("train", load_run(tuned.run).vocabulary.classes, fields=model.fields)
-    proposals = ProposalFile(recipe.data.root / recipe.data.proposals[0], source)
+    proposals = open_proposals(recipe.data.root / recipe.data.proposals[0], source)
     regions = make_regions(source, proposals, recipe.data.proposal_count)
     stages.same("features", regions.digest())
     if all(file.exists() for file in files):

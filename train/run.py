@@ -21,7 +21,7 @@ from train import evaluate as evaluation
 from train.checkpoints import Checkpoints
 from train.optim import optimizer
 from train.recipes import load_run
-from train.runtime import say, told
+from train.runtime import say, say_problems, told
 from train.state import TrainState, create_state
 from train.step import Step, data_mesh, make_step, shardings
 
@@ -66,7 +66,10 @@ def start(recipe: Recipe, source: Source, val: Source) -> Run:
     say(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}; run folder {recipe.run}")
     model = evaluation.build(recipe, evaluation.vocabulary_of(source))
     transform = optimizer(recipe.optim, recipe.steps)
+    known = len(source.problems)
     batches = recipe.data.training(source, batch_size=recipe.batch_size, seed=recipe.seed, fields=recipe.model.fields)
+    if len(source.problems) > known:  # of a file of proposals
+        say_problems(source)
     feed = prefetch_to_device(batches, shared)
     with told("making the model"):
         state = jax.device_put(first_state(recipe, model, mesh), whole)

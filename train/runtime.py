@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import jax
 
-from segjax.data.proposals import ProposalFile
 from segjax.data.source import DataError, Source
 
 
@@ -23,18 +22,6 @@ def say_problems(source: Source) -> None:
     """Says what is wrong with a data set, as far as it has been met; nothing where all is well."""
     if len(source.problems):
         say(source.problems.summary())
-
-
-def open_proposals(path: str | os.PathLike, source: Source) -> ProposalFile:
-    """The proposals of a source's images; `DataError` as `ProposalFile`.
-
-    Faults of the file are noted in `source.problems`, and said the first time that it is opened for the source.
-    """
-    found = ProposalFile(path, source)
-    kind, text = "proposals outside their images", found.faults_text()
-    if text and source.problems.add(kind, os.fspath(path), text, action="clipped or dropped"):
-        say(text)
-    return found
 
 
 @contextmanager

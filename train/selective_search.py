@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from configs.data import Data, Part
 from segjax.data.files import ImageFiles
-from segjax.data.proposals import read_proposals, write_proposals
+from segjax.data.proposals import open_proposals, read_proposals, write_proposals
 from segjax.data.source import DataError, ImageId, Source
 from segjax.evaluation.recall import coverage
 from segjax.regions.selective_search import MODES, Strategy, selective_search, strategies
 from train.recipes import named_recipe
-from train.runtime import one_sentence, open_proposals, say, say_problems
+from train.runtime import one_sentence, say, say_problems
 from train.spread import spread
 
 PROGRAM = "python -m train.selective_search"

@@ -221,3 +221,11 @@ def _check_finite(
 
 def _fault(path: str, what: str) -> DataError:
     return DataError(f"The file of proposals {path!r} cannot be used: {what}.")
+
+
+def open_proposals(path: str | os.PathLike, source: Source) -> ProposalFile:
+    """The proposals of a source's images; errors as `ProposalFile`. Faults of the file go to `source.problems`."""
+    found = ProposalFile(path, source)
+    if text := found.faults_text():
+        source.problems.add("proposals outside their images", os.fspath(path), text, action="clipped or dropped")
+    return found
