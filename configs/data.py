@@ -5,7 +5,7 @@ import pathlib
 from typing import Any, Literal
 
 from configs.augment import Augment
-from configs.data_options import check_options
+from configs.data_options import check_options, check_sides
 from segjax.data import label_maps, scenes
 from segjax.data.agnostic import AgnosticSource
 from segjax.data.coco import CocoSource
@@ -277,11 +277,15 @@ class Data:
             raise ValueError(f"data.{part} is {name!r}; scenes has the parts {', '.join(scenes.SPLITS)}.")
         return scenes.ensure(self.root)[name]
 
-    def training(self, source: Source, *, batch_size: int, seed: int, fields: tuple[str, ...] = ()) -> Batches:
+    def training(
+        self, source: Source, *, batch_size: int, seed: int, fields: tuple[str, ...] = (), multiple: int = 1
+    ) -> Batches:
         """Endless augmented batches of `source`, the part to train on, with these fields.
 
-        `ValueError` for augmentation that makes no sense for them.
+        `ValueError` for augmentation that makes no sense for them, and for buckets whose sides are no multiples of
+        `multiple`.
         """
+        check_sides(self, multiple)
         self.augment.check(fields, proposals=any(self.proposals))
         joints = source.keypoints.flip if source.keypoints else None
         transforms: list[Transform] = [HorizontalFlip(self.flip, flip=joints)] if self.flip else []

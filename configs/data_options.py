@@ -53,6 +53,17 @@ def check_options(data: Any, fields: tuple[str, ...]) -> None:
         raise ValueError("data.masks.colours says what colours mean: data.masks.ids and .ignore are of numbers.")
 
 
+def check_sides(data: Any, multiple: int) -> None:
+    """`ValueError` for a bucket of a `Data` whose sides are no multiples of this."""
+    for name in ("buckets", "evaluation_buckets"):
+        for height, width in getattr(data, name):
+            if height % multiple or width % multiple:
+                raise ValueError(
+                    f"data.{name} has one of {height}x{width} pixels, and this model needs sides that are multiples of "
+                    f"{multiple}: round up, the rest is padding."
+                )
+
+
 def _value(data: Any, name: str) -> Any:
     for part in name.split("."):
         data = getattr(data, part)

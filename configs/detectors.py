@@ -36,7 +36,6 @@ class Detector(System, abc.ABC):
 
     task: ClassVar[str] = "detection"
     multiple: ClassVar[int] = 32
-    """What the sides of its images are to be multiples of."""
 
     @property
     def fields(self) -> tuple[str, ...]:

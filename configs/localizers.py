@@ -25,6 +25,7 @@ class Localizer(Detector):
     ask for all of them.
     """
 
+    multiple: ClassVar[int] = 1
     untrained: ClassVar[tuple[str, ...]] = ("guesses",)
     form: Literal["alexnet", "resnet"] = "alexnet"
     """Of the backbone."""

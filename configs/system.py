@@ -17,6 +17,8 @@ class System(abc.ABC):
 
     task: ClassVar[str]
     """How it is scored, reported and shown: a name in `train.tasks.TASKS`."""
+    multiple: ClassVar[int] = 1
+    """What the sides of the buckets that it is trained and evaluated on must be multiples of."""
     untrained: ClassVar[tuple[str, ...]] = ()
     """Those of its fields that change how it is scored and nothing that is trained."""
     dtype: DType = "float32"

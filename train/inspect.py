@@ -36,8 +36,8 @@ def show_batches(recipe: Recipe, source: Source, out: pathlib.Path, *, count: in
 
     Proposals, which are not drawn, need not have been made yet.
     """
-    data = dataclasses.replace(recipe.data, proposals=("", "", ""))
-    batches = data.training(source, batch_size=count, seed=recipe.seed, fields=recipe.model.fields)
+    data, model = dataclasses.replace(recipe.data, proposals=("", "", "")), recipe.model
+    batches = data.training(source, batch_size=count, seed=recipe.seed, fields=model.fields, multiple=model.multiple)
     try:
         save_png(out, batch_pictures.picture(batches, source, count=count))
     finally:

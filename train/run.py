@@ -67,7 +67,8 @@ def start(recipe: Recipe, source: Source, val: Source) -> Run:
     model = evaluation.build(recipe, evaluation.vocabulary_of(source))
     transform = optimizer(recipe.optim, recipe.steps)
     known = len(source.problems)
-    batches = recipe.data.training(source, batch_size=recipe.batch_size, seed=recipe.seed, fields=recipe.model.fields)
+    needed = {"fields": recipe.model.fields, "multiple": recipe.model.multiple}
+    batches = recipe.data.training(source, batch_size=recipe.batch_size, seed=recipe.seed, **needed)
     if len(source.problems) > known:  # of a file of proposals
         say_problems(source)
     feed = prefetch_to_device(batches, shared)

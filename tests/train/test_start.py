@@ -125,3 +125,14 @@ def test_a_box_head_of_other_cells_is_named_as_unused(name, monkeypatch):
     loaded = started(MODELS[name], other, monkeypatch)
     _, unused = merge(variables_of(MODELS[name]), loaded)
     assert any(path.endswith("/fc6/kernel") for path in unused)
+
+
+@pytest.mark.parametrize("name", ["buckets", "evaluation_buckets"])
+def test_buckets_that_a_model_cannot_take_are_named(name, tmp_path):
+    recipe = tiny.recipe(tiny.write_coco(tmp_path / "data", count=2), tmp_path / "run")
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **{name: ((64, 64), (64, 90))}))
+    source, val = module.read_data(recipe)
+    with pytest.raises(ValueError, match=rf"data\.{name} has one of 64x90 pixels, .* multiples of 32: round up"):
+        module.start(recipe, source, val)
+    # One that takes images of any size.
+    recipe.data.training(source, batch_size=2, seed=0, multiple=MODELS["localizer"].multiple).close()
