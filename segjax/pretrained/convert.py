@@ -69,22 +69,32 @@ def from_torchvision(
       norm: the kind of norms that the backbone is to have, "frozen_batch" or "batch". Where `name` is a backbone's, the
         former is the default; where it is that of a model of semantic segmentation, the latter, and its heads have
         "batch" always. The norms of detectors are torchvision's: trained in the `_v2` forms, constants in the others.
+        "vgg16" and "alexnet" have none.
 
     Raises:
       ValueError: the name is not known, an entry of the state dict is none of this model's, or one is missing; an
         epsilon that would change norms which are trained, or a norm that there is no choice of.
     """
     entry = _entry(name)
-    if norm is not None and (name in DETECTORS or norm == "group"):
-        raise ValueError(
-            f"norm is {norm!r} for {name}; only backbones and models of semantic segmentation take one, "
-            "'frozen_batch' or 'batch'."
-        )
+    _check_norm(name, norm)
     norm = norm or ("batch" if name in SEGMENTERS else "frozen_batch")
     rules = entry.rules() if name in DETECTORS else entry.rules(norm)
     variables = apply_rules(rules, state_dict, name=name)
     _check_complete(name, variables, norm)
     return _with_epsilon(name, variables, given=entry.epsilon if epsilon is None else epsilon, ours=entry.epsilon)
+
+
+def _check_norm(name: str, norm: NormName | None) -> None:
+    """`ValueError` for a kind of norms that would do nothing or that there are no weights of."""
+    if norm is None:
+        return
+    if name in DETECTORS or norm not in ("frozen_batch", "batch"):
+        raise ValueError(
+            f"norm is {norm!r} for {name}; only backbones and models of semantic segmentation take one, "
+            "'frozen_batch' or 'batch'."
+        )
+    if name in BACKBONES and not BACKBONES[name].norms:
+        raise ValueError(f"norm is {norm!r} for {name}, which has no norms; leave it out.")
 
 
 @functools.cache
@@ -93,8 +103,9 @@ def _paths(name: str, norm: NormName) -> tuple[str, ...]:
     side = DETECTORS[name].side if name in DETECTORS else 32
     key, image = jax.random.key(0), np.zeros((1, side, side, 3), np.float32)
     if name in BACKBONES:
-        shapes = jax.eval_shape(BACKBONES[name].make(norm).init, key, image)
-        return tuple(path.replace("/", "/backbone/", 1) for path in _flat(shapes))
+        entry = BACKBONES[name]
+        own = (path.replace("/", "/backbone/", 1) for path in _flat(jax.eval_shape(entry.make(norm).init, key, image)))
+        return (*own, *(f"params/{layer}/{leaf}" for layer in entry.layers for leaf in ("kernel", "bias")))
     objects = Instances(np.zeros((1, 1, 4), np.float32), np.zeros((1, 1), np.int32), np.zeros((1, 1), bool))
     batch = Batch(image, np.zeros((1, 2), np.int32), objects, np.zeros(1, np.int32))
     options = {"norm": norm} if name in SEGMENTERS else {}

@@ -59,6 +59,10 @@ class Backbone(NamedTuple):
     make: Callable[[NormName], Module]
     rules: Callable[[NormName], list[Rule]]
     epsilon: float = EPSILON
+    norms: bool = True
+    """Whether it has any."""
+    layers: tuple[str, ...] = ()
+    """Those of the classifier that the rules keep, beside the backbone, by path."""
 
 
 def _resnet50_fpn(
@@ -243,8 +247,15 @@ BACKBONES: dict[str, Backbone] = {
         )
         for depth in BLOCKS
     },
-    "vgg16": Backbone(lambda norm: VGG16(), lambda norm: _vgg16_classifier()),
-    "alexnet": Backbone(lambda norm: AlexNet(pool=False), lambda norm: rules.alexnet_rules()),
+    "vgg16": Backbone(
+        lambda norm: VGG16(), lambda norm: _vgg16_classifier(), norms=False, layers=("box/fc6", "box/fc7")
+    ),
+    "alexnet": Backbone(
+        lambda norm: AlexNet(pool=False),
+        lambda norm: rules.alexnet_rules(),
+        norms=False,
+        layers=("classifier/fc6", "classifier/fc7", "classifier/logits"),
+    ),
     **{
         f"mobilenet_v3_{size}": Backbone(
             functools.partial(MobileNetV3, size),

@@ -107,3 +107,5 @@ def test_weights_of_torchvision(rng):
     assert loaded["classifier"]["logits"]["kernel"].shape == (4, 3)
     with pytest.raises(ValueError, match="lacks the weights of params/backbone/conv5/kernel"):
         pretrained.from_torchvision("alexnet", {k: v for k, v in state.items() if k != "features.10.weight"})
+    with pytest.raises(ValueError, match="lacks the weights of params/classifier/fc7/bias, which alexnet needs"):
+        pretrained.from_torchvision("alexnet", {k: v for k, v in state.items() if k != "classifier.4.bias"})

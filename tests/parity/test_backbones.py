@@ -78,7 +78,11 @@ def test_vgg16_stages():
     x = image()
     # After the rectifier of each stage's last convolution.
     expected = maps_after(features, x, (3, 8, 15, 22, 29))
-    variables = from_torchvision("vgg16", {f"features.{name}": v for name, v in features.state_dict().items()})
+    state = {f"features.{name}": v for name, v in features.state_dict().items()}
+    # The classifier's layers, which are not looked at, narrow.
+    for name, shape in (("0", (2, 512 * 49)), ("3", (2, 2))):
+        state |= {f"classifier.{name}.weight": torch.zeros(shape), f"classifier.{name}.bias": torch.zeros(2)}
+    variables = from_torchvision("vgg16", state)
     maps = jax.jit(VGG16(stages=(1, 2, 3, 4, 5)).apply)(backbone_of(variables), channels_last(x))
     assert [m.shape for m in maps] == [m.shape for m in expected]
     for ours, theirs in zip(maps, expected):

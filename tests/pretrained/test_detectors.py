@@ -185,9 +185,15 @@ def test_a_resnet_for_trained_norms():
     )
 
 
-@pytest.mark.parametrize(("name", "kind"), [("fasterrcnn_resnet50_fpn", "batch"), ("resnet18", "group")])
-def test_norms_that_there_is_no_choice_of(name, kind):
-    with pytest.raises(ValueError, match=f"norm is '{kind}' for {name}; only backbones and models"):
+@pytest.mark.parametrize(("name", "kind", "message"), [
+    ("fasterrcnn_resnet50_fpn", "batch", "; only backbones and models"),
+    ("resnet18", "group", "; only backbones and models"),
+    ("resnet18", "layer", "; only backbones and models"),
+    ("vgg16", "batch", ", which has no norms; leave it out"),
+    ("alexnet", "frozen_batch", ", which has no norms; leave it out"),
+])  # fmt: skip
+def test_norms_that_there_is_no_choice_of(name, kind, message):
+    with pytest.raises(ValueError, match=f"norm is '{kind}' for {name}{message}"):
         pretrained.from_torchvision(name, {}, norm=kind)
 
 
@@ -210,3 +216,6 @@ def test_vgg16_gives_a_backbone_and_two_layers_of_a_head(rng):
     # Rows of ours are (row, column, channel), torch's columns (channel, row, column).
     assert params["box"]["fc6"]["kernel"][(2 * 7 + 6) * 8 + 5, 3] == state["classifier.0.weight"][3, 5 * 49 + 2 * 7 + 6]
     np.testing.assert_array_equal(params["box"]["fc7"]["kernel"], state["classifier.3.weight"].T)
+    for lacking, path in (("classifier.0.weight", "box/fc6/kernel"), ("classifier.3.bias", "box/fc7/bias")):
+        with pytest.raises(ValueError, match=f"lacks the weights of params/{path}, which vgg16 needs"):
+            pretrained.from_torchvision("vgg16", {name: x for name, x in state.items() if name != lacking})
