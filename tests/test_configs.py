@@ -20,6 +20,7 @@ from tests import tiny
 from train.optim import schedule
 from train.recipes import check_same, load_run, recipe_from, save_run
 from train.runtime import finite, one_sentence
+from train.state import check_frozen
 
 WORDS = Vocabulary(("a", "b"))
 JOINTS = Vocabulary(("a", "b"), KeypointNames(("top", "left_x", "right_x"), ((0, 1),), (0, 2, 1), (0.1, 0.2, 0.2)))
@@ -55,6 +56,7 @@ def test_recipes_are_sound(name, key):
     side = tiny.SIDE if isinstance(recipe.model, RegionDetector) else min(recipe.data.buckets[0])
     model, batch = recipe.model.build(3, tiny.JOINTS), tiny.with_everything(tiny.batch_of([([], [])], side=side))
     variables = jax.eval_shape(model.init, key, batch)
+    check_frozen(variables["params"], recipe.optim.freeze)
     if recipe.data.proposals[0]:
         assert recipe.data.proposals[1]
         batch = batch.replace(proposals=tiny.no_proposals(1))
