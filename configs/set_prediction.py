@@ -13,6 +13,7 @@ from segjax.evaluation.evaluator import DetectionCollector
 from segjax.models.detr import DETRNetwork, detr
 from segjax.models.layers.norms import NormName
 from segjax.models.layers.resnet import ResNet
+from segjax.models.layers.transformer import Transformer
 from segjax.models.parts import Module
 from segjax.models.set_prediction import SetSettings
 from segjax.models.slots import SLOTS, SlotNetwork, slot_detector
@@ -64,8 +65,9 @@ class DETR(SetDetector):
         """The model for this many classes."""
         del joints
         dtype = jnp.dtype(self.dtype)
-        layers = (self.encoder_layers, self.decoder_layers, self.heads, self.hidden)
-        network = DETRNetwork(classes, self.queries, self.channels, *layers, self.dropout, dtype=dtype)
+        names = ("encoder_layers", "decoder_layers", "heads", "hidden", "dropout")
+        transformer = Transformer(**{name: getattr(self, name) for name in names}, dtype=dtype)
+        network = DETRNetwork(classes, transformer, self.queries, self.channels, dtype)
         return detr(classes, backbone=self.backbone(), network=network, settings=self.sets, dtype=dtype)
 
 

@@ -25,17 +25,13 @@ class DETRNetwork(nn.Module):
     """From one map to a set of predictions: a 1x1 convolution, a transformer, a class and a box for each query."""
 
     classes: int
+    transformer: nn.Module
+    """(map, what of it is valid, queries) -> what the queries know behind each layer: a `Transformer` or another."""
     queries: int = 100
     width: int = 256
     """Channels of tokens and queries."""
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    heads: int = 8
-    hidden: int = 2048
-    """Units between the two matrices behind each attention."""
-    dropout: float = 0.1
     dtype: DTypeLike = jnp.float32
-    """Of all but the layers of the boxes."""
+    """Of the layers before the transformer and of the classes; those of the boxes are float32."""
 
     @nn.compact
     def __call__(
@@ -52,16 +48,7 @@ class DETRNetwork(nn.Module):
             )
         x = Conv(self.width, 1, bias=True, kernel_init=torch_init, dtype=self.dtype, name="input")(features[0])
         queries = self.param("queries", nn.initializers.normal(1.0), (self.queries, self.width), jnp.float32)
-        transformer = Transformer(
-            self.encoder_layers,
-            self.decoder_layers,
-            self.heads,
-            self.hidden,
-            self.dropout,
-            self.dtype,
-            name="transformer",
-        )
-        x = transformer(x, valid[0], queries, train=train)
+        x = self.transformer(x, valid[0], queries, train=train)
         x = x if train else x[-1:]
         logits = nn.Dense(self.classes + 1, kernel_init=torch_init, dtype=self.dtype, name="class")(x)
         # Shares of the image: bfloat16 would round them to a pixel and more of 1333.
@@ -100,5 +87,5 @@ def detr(
     if classes < 1:
         raise ValueError(f"classes is {classes}; a detector needs at least one, 'no object' not counted.")
     backbone = ResNet(depth=50, stages=(4,), dtype=dtype) if backbone is None else backbone
-    network = DETRNetwork(classes, dtype=dtype) if network is None else network
+    network = DETRNetwork(classes, Transformer(dtype=dtype), dtype=dtype) if network is None else network
     return set_prediction(Trunk(backbone, NoNeck(), mean, std, dtype), network, settings)

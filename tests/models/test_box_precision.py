@@ -9,6 +9,7 @@ from flax import linen as nn
 from segjax.models.detr import DETRNetwork
 from segjax.models.heads.localizer import LocalizerNetwork
 from segjax.models.layers.alexnet import AlexNetClassifier
+from segjax.models.layers.transformer import Transformer
 from segjax.models.slots import SlotNetwork
 
 SIDE = 1333
@@ -45,7 +46,7 @@ def of_detr(params, seen):
 BFLOAT16 = {"dtype": jnp.bfloat16}
 CASES = {
     "detr": (
-        DETRNetwork(3, queries=8, width=32, encoder_layers=1, decoder_layers=1, heads=2, hidden=32, **BFLOAT16),
+        DETRNetwork(3, Transformer(1, 1, heads=2, hidden=32, **BFLOAT16), queries=8, width=32, **BFLOAT16),
         lambda outputs: outputs.boxes,
         of_detr,
     ),

@@ -20,6 +20,7 @@ from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d  # noqa
 
 from segjax.models.detr import DETRNetwork, detr  # noqa: E402
 from segjax.models.layers.resnet import ResNet  # noqa: E402
+from segjax.models.layers.transformer import Transformer  # noqa: E402
 from segjax.pretrained import from_torchvision  # noqa: E402
 from segjax.pretrained.convert import apply_rules  # noqa: E402
 from segjax.pretrained.detr_rules import detr_rules  # noqa: E402
@@ -180,7 +181,7 @@ def pair():
         }
         for of_image, size in zip(objects, SIZES)
     ]
-    network = DETRNetwork(CLASSES, QUERIES, D, LAYERS, LAYERS, HEADS, HIDDEN)
+    network = DETRNetwork(CLASSES, Transformer(LAYERS, LAYERS, HEADS, HIDDEN), QUERIES, D)
     model = detr(CLASSES, backbone=ResNet(50, width=WIDTH, stages=(4,)), network=network)
     variables = from_torchvision(NAME, as_authors(detector.state_dict()))
     return Pair(detector, model, variables, jax.tree.map(jnp.asarray, batch), pixels, mask, labels)
@@ -236,7 +237,7 @@ def steps(pair):
     still = detr(
         CLASSES,
         backbone=ResNet(50, width=WIDTH, stages=(4,)),
-        network=DETRNetwork(CLASSES, QUERIES, D, LAYERS, LAYERS, HEADS, HIDDEN, dropout=0.0),
+        network=DETRNetwork(CLASSES, Transformer(LAYERS, LAYERS, HEADS, HIDDEN, dropout=0.0), QUERIES, D),
     )
 
     def loss(params):
@@ -302,9 +303,10 @@ def test_gradients(steps):
 
 def test_defaults():
     """Those of transformers' configuration, which are the released model's, but for the dropout of attentions."""
-    config, ours = transformers.DetrConfig(), DETRNetwork(91)
-    assert (config.num_queries, config.d_model, config.dropout) == (ours.queries, ours.width, ours.dropout)
+    config, ours = transformers.DetrConfig(), DETRNetwork(91, Transformer())
+    assert (config.num_queries, config.d_model) == (ours.queries, ours.width)
+    assert config.dropout == ours.transformer.dropout
     for kind in ("encoder", "decoder"):
-        assert getattr(config, f"{kind}_layers") == getattr(ours, f"{kind}_layers")
-        assert getattr(config, f"{kind}_attention_heads") == ours.heads
-        assert getattr(config, f"{kind}_ffn_dim") == ours.hidden
+        assert getattr(config, f"{kind}_layers") == getattr(ours.transformer, f"{kind}_layers")
+        assert getattr(config, f"{kind}_attention_heads") == ours.transformer.heads
+        assert getattr(config, f"{kind}_ffn_dim") == ours.transformer.hidden

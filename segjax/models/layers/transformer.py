@@ -171,6 +171,7 @@ class Transformer(nn.Module):
     decoder_layers: int = 6
     heads: int = 8
     hidden: int = 2048
+    """Units between the two matrices behind each attention."""
     dropout: float = 0.1
     dtype: DTypeLike = jnp.float32
 
