@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ from segjax.evaluation.evaluator import DetectionCollector
 from segjax.models.heads.window import WindowSettings
 from segjax.models.layers.norms import NormName
 from segjax.models.layers.windows import WindowLayer
-from segjax.models.overfeat import FAST, LEVELS, overfeat, window_layout, window_networks
+from segjax.models.overfeat import FAST, LEVELS, WindowPlan, overfeat
 from segjax.models.parts import Module
 from segjax.ops.windows import WindowLayout, count_windows
 from segjax.types import Model
@@ -52,9 +52,14 @@ class OverFeat(Detector):
     """windows: share of positives among them, at most."""
     head: WindowSettings = WindowSettings()
 
+    def plan(self) -> WindowPlan:
+        """The windows and the layers that see them."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(WindowPlan)}
+        return WindowPlan(**{**given, "layers": tuple(WindowLayer(*layer) for layer in self.layers)})
+
     def layout(self) -> WindowLayout:
         """Which windows an image has."""
-        return window_layout(self._layers(), self.cells, self.levels, self.stride, self.margin)
+        return self.plan().layout()
 
     def scores(self, source: Source, collector: DetectionCollector) -> dict[str, float]:
         """`windows_per_image`: the mean over images of `count_windows` of their sizes in the batch, without padding."""
@@ -65,18 +70,10 @@ class OverFeat(Detector):
 
     def networks(self, classes: int) -> tuple[Module, Module]:
         """What sees pixels, and what says of windows what they show."""
-        return window_networks(classes, **self._options())
+        return self.plan().networks(classes, jnp.dtype(self.dtype))
 
     def build(self, classes: int, joints: int = 0) -> Model:
         """The model for this many classes."""
         del joints
         options = {name: getattr(self, name) for name in ("training", "samples", "positive_fraction")}
-        return overfeat(classes, settings=self.head, **options, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        names = ("cells", "levels", "stride", "margin", "hidden", "box_hidden", "per_class", "norm", "dropout")
-        options = {name: getattr(self, name) for name in names}
-        return {**options, "layers": self._layers(), "dtype": jnp.dtype(self.dtype)}
-
-    def _layers(self) -> tuple[WindowLayer, ...]:
-        return tuple(WindowLayer(*layer) for layer in self.layers)
+        return overfeat(classes, plan=self.plan(), settings=self.head, **options, dtype=jnp.dtype(self.dtype))

@@ -1,7 +1,7 @@
 """OverFeat (Sermanet et al. 2014): a classifier and a box regressor of windows, slid over a pyramid of the image."""
 
+import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -33,30 +33,48 @@ FAST = (
 LEVELS = tuple((scale, aspect) for scale in (0.5, 0.75, 1.0, 1.5, 2.0) for aspect in (0.5, 1.0, 2.0))
 
 
-def window_layout(
-    layers: Sequence[WindowLayer], cells: int, levels: Sequence[tuple[float, float]], stride: int, margin: int
-) -> WindowLayout:
-    """The windows that these layers leave `cells` x `cells` positions of.
+@dataclasses.dataclass(frozen=True)
+class WindowPlan:
+    """Which windows an image has, and the layers that see them; by default those of the paper's fast network."""
 
-    Raises:
-      ValueError: as `window_side`.
-    """
-    return WindowLayout(tuple(levels), window_side(layers, cells), stride, margin)
+    layers: tuple[WindowLayer, ...] = FAST
+    """The convolutions that see pixels."""
+    cells: int = 3
+    """What they leave of a window, `cells` x `cells` positions; so the windows' side follows, 231 pixels."""
+    levels: tuple[tuple[float, float], ...] = LEVELS
+    """(scale, aspect) of each level of the pyramid: see `segjax.ops.windows.WindowLayout`."""
+    stride: int = 16
+    """Pixels of the levels from window to window. Any number: where strides of the layers are larger, layers behind
+    them are dilated. The paper gets 12 pixels of its 36 by pooling with offsets."""
+    margin: int = 48
+    """Zeros around the levels, in pixels."""
+    hidden: tuple[int, ...] = (3072, 4096)
+    """Widths of the hidden layers before the classes."""
+    box_hidden: tuple[int, ...] = (4096, 1024)
+    """Widths of those before the boxes."""
+    per_class: bool = False
+    """A box regressor for each class. The paper found one for all to be the better one (section 5)."""
+    norm: NormName | None = None
+    """Behind each convolution and hidden layer but the last: "layer", or one by running moments."""
+    dropout: float = 0.5
+    """Of the hidden layers."""
+
+    def layout(self) -> WindowLayout:
+        """The windows that the layers leave `cells` x `cells` positions of. `ValueError` as `window_side`."""
+        return WindowLayout(self.levels, window_side(self.layers, self.cells), self.stride, self.margin)
+
+    def networks(self, classes: int, dtype: DTypeLike = jnp.float32) -> tuple[WindowFeatures, WindowNetwork]:
+        """What sees pixels, and the layers that are fully connected in a window alone. `ValueError` as `layout`."""
+        features = WindowFeatures(self.layers, self.layout(), self.norm, dtype)
+        spacing, widths = spacing_behind(self.layers, self.stride), (self.hidden, self.box_hidden)
+        rest = {"per_class": self.per_class, "norm": self.norm, "dropout": self.dropout, "dtype": dtype}
+        return features, WindowNetwork(classes, self.cells, spacing, *widths, **rest)
 
 
 def overfeat(
     classes: int,
     *,
-    layers: Sequence[WindowLayer] = FAST,
-    cells: int = 3,
-    levels: Sequence[tuple[float, float]] = LEVELS,
-    stride: int = 16,
-    margin: int = 48,
-    hidden: Sequence[int] = (3072, 4096),
-    box_hidden: Sequence[int] = (4096, 1024),
-    per_class: bool = False,
-    norm: NormName | None = None,
-    dropout: float = 0.5,
+    plan: WindowPlan = WindowPlan(),
     training: Literal["windows", "dense"] = "windows",
     samples: int = 64,
     positive_fraction: float = 0.5,
@@ -73,16 +91,7 @@ def overfeat(
 
     Args:
       classes: number of classes.
-      layers: the convolutions that see pixels.
-      cells: what they leave of a window, `cells` x `cells` positions; so the windows' side follows.
-      levels: (scale, aspect) of each level of the pyramid: see `segjax.ops.windows.WindowLayout`.
-      stride: pixels of the levels from window to window. Any number: where strides of the layers are larger, layers
-        behind them are dilated. The paper gets 12 pixels of its 36 by pooling with offsets.
-      margin: zeros around the levels, in pixels.
-      hidden, box_hidden: widths of the hidden layers before classes and boxes.
-      per_class: a box regressor for each class. The paper found one for all to be the better one (section 5).
-      norm: behind each convolution and hidden layer but the last: "layer", or one by running moments.
-      dropout: of the hidden layers.
+      plan: the windows, and the network without its classes.
       training: windows: on windows drawn from each image and cut out, which costs a fraction of all. dense: on all
         windows of all levels, losses over the positives and the hardest negatives.
       samples: windows: how many an image.
@@ -101,52 +110,14 @@ def overfeat(
     """
     if classes < 1:
         raise ValueError(f"classes is {classes}; OverFeat needs at least one.")
-    check_norm(norm, training)
-    features, network = window_networks(
-        classes,
-        layers=layers,
-        cells=cells,
-        levels=levels,
-        stride=stride,
-        margin=margin,
-        hidden=hidden,
-        box_hidden=box_hidden,
-        per_class=per_class,
-        norm=norm,
-        dropout=dropout,
-        dtype=dtype,
-    )
+    check_norm(plan.norm, training)
+    features, network = plan.networks(classes, dtype)
     trunk, head = Trunk(features, NoNeck(), mean, std, dtype), WindowHead(network, features.layout, settings)
     model = single_shot(trunk, head)
     if training == "dense":
         return model
     draw = functools.partial(sample_balanced, count=samples, positive_fraction=positive_fraction)
     return model._replace(losses=functools.partial(_losses_of_windows, trunk, head, draw))
-
-
-def window_networks(
-    classes: int,
-    *,
-    layers: Sequence[WindowLayer],
-    cells: int,
-    levels: Sequence[tuple[float, float]],
-    stride: int,
-    margin: int,
-    hidden: Sequence[int],
-    box_hidden: Sequence[int],
-    per_class: bool,
-    norm: NormName | None,
-    dropout: float,
-    dtype: DTypeLike,
-) -> tuple[WindowFeatures, WindowNetwork]:
-    """The two parts of the network: what sees pixels, and the layers that are fully connected in a window alone.
-
-    Arguments as in `overfeat`.
-    """
-    layout = window_layout(layers, cells, levels, stride, margin)
-    spacing, widths = spacing_behind(layers, stride), (tuple(hidden), tuple(box_hidden))
-    network = WindowNetwork(classes, cells, spacing, *widths, per_class, norm, dropout, dtype)
-    return WindowFeatures(tuple(layers), layout, norm, dtype), network
 
 
 def check_norm(norm: NormName | None, training: Literal["windows", "dense"]) -> None:

@@ -15,7 +15,7 @@ from segjax.models.heads.dense import DenseHead
 from segjax.models.heads.window import WindowHead, WindowNetwork, WindowOutputs, WindowSettings, WindowTargets, inside
 from segjax.models.layers.valid import Spacing
 from segjax.models.layers.windows import WindowFeatures, WindowLayer, spacing_behind, window_side
-from segjax.models.overfeat import FAST, overfeat, window_layout
+from segjax.models.overfeat import FAST, WindowPlan, overfeat
 from segjax.ops.windows import WindowLayout, count_windows, level_grids, window_boxes, window_pyramid
 from segjax.types import Instances
 from tests import oracles, tiny
@@ -133,7 +133,7 @@ def some_objects(rng, count, slots=5):
 
 
 def head_of(**changes) -> WindowHead:
-    layout = window_layout(LAYERS, CELLS, LEVELS, 6, 4)
+    layout = WindowPlan(LAYERS, CELLS, LEVELS, stride=6, margin=4).layout()
     network = WindowNetwork(CLASSES, CELLS, spacing_behind(LAYERS, 6), (8,), (8,))
     return WindowHead(network, layout, dataclasses.replace(SETTINGS, **changes))
 
