@@ -2,9 +2,10 @@
 
     python -m train sppnet_scenes
 
-The proposals are those of `rcnn_scenes`, and so is the backbone. He et al. 2014 train hidden layers alone, on
-convolutions that were trained to classify images; here these are an R-CNN's, trained on regions for as long as
-`rcnn_scenes` is. Not run yet; about eight minutes on two CPU cores by what R-CNN's first steps took.
+The proposals are those of `rcnn_scenes`, and so is the backbone, but for its norms. He et al. 2014 train hidden layers
+alone, on convolutions that were trained to classify images; here these are an R-CNN's, trained on regions for as long
+as `rcnn_scenes` is. On one CPU core that takes 10 minutes, fine-tuning 2 (AP 0.420, AP50 0.738 by its softmax), the
+features 1 and 570 MiB, SVMs and ridge regression 40 seconds: AP 0.474, AP50 0.760.
 """
 
 import dataclasses
