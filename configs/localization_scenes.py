@@ -4,9 +4,9 @@
     python -m train localization_scenes --start.runs runs/faster_rcnn_scenes
 
 The backbone is that of Faster R-CNN, whose weights it starts from: a thousand images, of which nothing is said but the
-class of their largest object, are few to learn features from. After 300 steps without augmentation but mirroring the
-cross-entropy was at 1.3 (of 2.1), and of 96 held-out images half had their class right and 0.38 their box too. An
-AlexNet of half width, from random weights, was at 2.05 then. The scores of a whole run are still to be measured.
+class of their largest object, are few to learn features from. Of 200 held-out images 0.68 have their class right and
+0.58 their box too; five minutes of processor time. An AlexNet of half width, from random weights, had learnt nothing
+after 300 steps.
 """
 
 from configs.base import Data, Optim, Recipe
