@@ -36,3 +36,13 @@ def rng() -> np.random.Generator:
 def key() -> jax.Array:
     """A JAX key with a fixed seed."""
     return jax.random.key(0)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with a fixture of their module's scope run in one process: it is made once, and some are trained."""
+    for item in items:
+        found = getattr(item, "_fixtureinfo", None)
+        fixtures = [fixture for named in (found.name2fixturedefs if found else {}).values() for fixture in named]
+        if any(fixture.scope == "module" for fixture in fixtures):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))

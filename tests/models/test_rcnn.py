@@ -18,9 +18,6 @@ from segjax.pretrained import merge
 from segjax.types import Proposals
 from tests import tiny
 
-# Its fixtures are trained: all in one process.
-pytestmark = pytest.mark.xdist_group("rcnn")
-
 SHARED = {
     "width": 1 / 16,
     "stage": 3,

@@ -32,9 +32,6 @@ from train.run import read_arrays
 from train.stages import Stages
 from train.step import data_mesh
 
-# Its fixtures are trained: all in one process.
-pytestmark = pytest.mark.xdist_group("region_stages")
-
 # optax's Adam takes a float to an integer's power, which the strict promotion of the tests forbids.
 SGD = Optim(lr=1e-2, schedule="constant", warmup_steps=0)
 MODEL = RCNN(

@@ -27,9 +27,9 @@ from train.recipes import SavedRun
 HIDDEN = (12, 8)
 VGG16 = {"width": 4, "norm": "group", "hidden": HIDDEN}
 MODELS = {
-    "rcnn": RCNN(pool=PoolSettings(kind="warp", size=32), stage=4, **VGG16),
+    "rcnn": RCNN(pool=PoolSettings(kind="warp", size=32), stage=4, **{**VGG16, "width": 4 / 64}),
     "rcnn on alexnet": RCNN(network="alexnet", width=0.125, hidden=HIDDEN),
-    "sppnet": SPPNet(pool=PoolSettings(kind="pyramid", levels=(7,)), stage=4, **VGG16),
+    "sppnet": SPPNet(pool=PoolSettings(kind="pyramid", levels=(7,)), stage=4, **{**VGG16, "width": 4 / 64}),
     "c4": SingleMapRCNN(depth=18, width=8),
     "c5": SingleMapRCNN(depth=18, width=8, form="c5", pool=PoolSettings(size=7)),
     "localizer": Localizer(width=0.125, hidden=HIDDEN),
