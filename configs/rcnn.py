@@ -29,6 +29,8 @@ class RegionClassifier(Detector, abc.ABC):
     """svm: all stages; the detector is the last one's. softmax: fine-tuning alone, an ordinary run. features: for the
     stages' own use."""
     network: Literal["vgg16", "alexnet"] = "vgg16"
+    """alexnet has no padding in its poolings: cells of its map, on which SPP-net pools, lie half a cell (7.5 pixels)
+    further to the right and below than regions are taken to."""
     width: float = 1.0
     """Factor of the numbers of channels of the network."""
     stage: int = 5

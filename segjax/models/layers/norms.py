@@ -112,7 +112,10 @@ def _as_channels(vector: Array, x: Array) -> Array:
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu and He 2018): 32 groups, or as many as divide the channels."""
+    """Group normalisation (Wu and He 2018): 32 groups, or as many as divide the channels.
+
+    Of 32 channels and fewer each is a group of its own, which is instance normalisation.
+    """
 
     groups: int = 32
     epsilon: float = EPSILON
