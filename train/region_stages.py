@@ -39,7 +39,7 @@ from train.region_cache import (
     store_regions,
     write_features,
 )
-from train.runtime import say
+from train.runtime import say, say_problems
 from train.stages import Stages
 from train.step import data_mesh
 
@@ -154,7 +154,8 @@ def solved(recipe: Recipe, tuned: Recipe, stages: Stages, stopped: Stopped) -> b
     stages.write(disk_mib=round(size, 1))
     say(f"{len(features.hidden)} regions of {regions.images} images; {size:.0f} MiB on disk")
     if unread := regions.images - int(features.seen.sum()):
-        say(f"{unread} images could not be read, and nothing is learnt of them. {source.problems.summary()}")
+        say(f"{unread} images could not be read, and nothing is learnt of them")
+        say_problems(source)  # which, unless an earlier call of the command read them
     if not svm.exists():
         with stages.timed("svm"):
             svms = mined(run / "svm.partial.npz", model, source.classes, regions, features, stopped)
